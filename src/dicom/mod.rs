@@ -1,0 +1,7 @@
+//! Values of the DICOM standard that the rest of the crate is written in.
+
+pub mod uid;
+pub mod ae;
+pub mod status;
+pub mod part10;
+pub mod header;

@@ -1,0 +1,5 @@
+//! ONNX Runtime: the library, the models and the one thread that may run each.
+
+pub mod runtime;
+pub mod model;
+pub mod pth;

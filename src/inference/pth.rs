@@ -1,0 +1,1 @@
+//! Tensors out of a PyTorch `.pth` checkpoint, without executing anything in it.

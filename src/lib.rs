@@ -1,0 +1,22 @@
+//! medlsamd: CT series in over DICOM, organs found and outlined, SEG and RTSTRUCT out.
+//!
+//! (The map is written when the house stands.)
+
+pub mod geometry;
+pub mod dicom;
+pub mod structure;
+pub mod progress;
+pub mod config;
+pub mod series;
+pub mod volume;
+pub mod inference;
+pub mod localise;
+pub mod mask;
+pub mod segment;
+pub mod results;
+pub mod pipeline;
+pub mod net;
+pub mod job;
+pub mod store;
+pub mod intake;
+pub mod scp;

@@ -1,0 +1,1 @@
+//! Accepting and reading an association: negotiation, time-outs, limits, message assembly.

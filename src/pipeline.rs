@@ -1,0 +1,1 @@
+//! One series in, its result objects out: reads as the clinical story.

@@ -1,0 +1,1 @@
+use super::*; pub fn write(_: &Source<'_>) -> Result<ResultObject, ResultError> { todo!() }

@@ -1,0 +1,1 @@
+//! What we answer: [`SERVICES`] is the table that negotiation and dispatch read.
