@@ -47,6 +47,15 @@ pub enum Finding {
     NotFound { structure: &'static Structure, reason: String },
 }
 
+impl Finding {
+    pub fn located(&self) -> Option<&Located> {
+        match self {
+            Self::Located(located) => Some(located),
+            Self::NotFound { .. } => None,
+        }
+    }
+}
+
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{InferenceError, Runtime, Session};
 use crate::progress::Progress;

@@ -63,6 +63,7 @@ pub enum ResultError {
 }
 
 /// One kind of result object.
+#[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
