@@ -44,7 +44,10 @@ pub struct Located {
 #[derive(Clone, Debug)]
 pub enum Finding {
     Located(Located),
-    NotFound { structure: &'static Structure, reason: String },
+    NotFound {
+        structure: &'static Structure,
+        reason: String,
+    },
 }
 
 impl Finding {

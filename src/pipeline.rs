@@ -2,7 +2,7 @@
 
 use crate::dicom::header::Instance;
 use crate::inference::runtime::{Assignment, InferenceError};
-use crate::localise::{Finding, Located, Localiser};
+use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
 use crate::progress::Progress;
 use crate::results::{self, Identity, Kind, ModelUsed, ResultError, ResultObject, Source};
@@ -143,8 +143,9 @@ pub fn run(
 
     let series = clock.time("assemble", || series::assemble(instances, &request.requirements))?;
     let volume = clock.time("reconstruct", || volume::reconstruct(&series, progress))?;
-    let findings =
-        clock.time("localise", || engines.localiser.locate(&volume, &request.structures, progress))?;
+    let findings = clock.time("localise", || {
+        engines.localiser.locate(&volume, &request.structures, progress)
+    })?;
     let located: Vec<Located> = findings.iter().filter_map(Finding::located).cloned().collect();
     let outlines = clock.time("segment", || engines.segmenter.segment(&volume, &located, progress))?;
     let (masks, structures) = account(&volume, &findings, outlines);
@@ -154,9 +155,18 @@ pub fn run(
 
     let models = engines.models_used();
     progress.stage("write", request.results.len());
-    let source = Source { series: &series, masks: &masks, identity: &request.identity, models: &models };
+    let source = Source {
+        series: &series,
+        masks: &masks,
+        identity: &request.identity,
+        models: &models,
+    };
     let objects = clock.time("write", || {
-        request.results.iter().map(|kind| (kind.write)(&source)).collect::<Result<Vec<_>, _>>()
+        request
+            .results
+            .iter()
+            .map(|kind| (kind.write)(&source))
+            .collect::<Result<Vec<_>, _>>()
     })?;
     let picture = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
 
@@ -166,14 +176,24 @@ pub fn run(
         slices: series.slices.len(),
         slice_spacing_mm: series.grid.spacing_mm[2],
         structures,
-        set_aside: series.set_aside.iter().map(|(uid, why)| (uid.to_string(), why.clone())).collect(),
+        set_aside: series
+            .set_aside
+            .iter()
+            .map(|(uid, why)| (uid.to_string(), why.clone()))
+            .collect(),
         stages: clock.stages,
         runtime_s: (engines.busy() - busy_before).as_secs_f64(),
         models,
         assignments: engines.assignments(),
         revision: request.identity.revision,
     };
-    Ok(Outcome { series, masks, objects, picture, report })
+    Ok(Outcome {
+        series,
+        masks,
+        objects,
+        picture,
+        report,
+    })
 }
 
 impl Engines {
@@ -183,14 +203,22 @@ impl Engines {
     }
 
     pub fn assignments(&self) -> Vec<Assignment> {
-        [&self.localiser.session, &self.segmenter.encoder, &self.segmenter.decoder]
-            .map(|session| session.assignment.clone())
-            .into()
+        [
+            &self.localiser.session,
+            &self.segmenter.encoder,
+            &self.segmenter.decoder,
+        ]
+        .map(|session| session.assignment.clone())
+        .into()
     }
 
     pub fn models_used(&self) -> Vec<ModelUsed> {
         [&self.localiser.manifest, &self.segmenter.manifest]
-            .map(|m| ModelUsed { name: m.name.clone(), version: m.version.clone(), sha256: m.sha256.clone() })
+            .map(|m| ModelUsed {
+                name: m.name.clone(),
+                version: m.version.clone(),
+                sha256: m.sha256.clone(),
+            })
             .into()
     }
 }
@@ -254,14 +282,26 @@ fn mean_hu(volume: &Volume, mask: &Mask, count: usize) -> f64 {
     let [i0, j0, k0] = mask.offset;
     let (nk, nj, ni) = mask.voxels.dim();
     let block = volume.hu.slice(ndarray::s![k0..k0 + nk, j0..j0 + nj, i0..i0 + ni]);
-    let sum: i64 = block.iter().zip(&mask.voxels).filter(|(_, inside)| **inside).map(|(hu, _)| i64::from(*hu)).sum();
+    let sum: i64 = block
+        .iter()
+        .zip(&mask.voxels)
+        .filter(|(_, inside)| **inside)
+        .map(|(hu, _)| i64::from(*hu))
+        .sum();
     sum as f64 / count.max(1) as f64
 }
 
 fn nothing_found(structures: &[StructureReport]) -> String {
-    let why: Vec<String> =
-        structures.iter().take(4).map(|s| format!("{}: {}", s.name, s.reasons.join("; "))).collect();
-    format!("none of the {} wanted structures is in view ({} …)", structures.len(), why.join(", "))
+    let why: Vec<String> = structures
+        .iter()
+        .take(4)
+        .map(|s| format!("{}: {}", s.name, s.reasons.join("; ")))
+        .collect();
+    format!(
+        "none of the {} wanted structures is in view ({} …)",
+        structures.len(),
+        why.join(", ")
+    )
 }
 
 #[derive(Default)]
