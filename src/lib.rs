@@ -20,3 +20,4 @@ pub mod job;
 pub mod store;
 pub mod intake;
 pub mod scp;
+pub mod sample;
