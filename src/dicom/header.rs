@@ -50,7 +50,11 @@ pub enum HeaderError {
     #[error("not a readable DICOM object: {0}")]
     Malformed(String),
     #[error("attribute {keyword} {tag} is {problem}")]
-    Attribute { keyword: &'static str, tag: &'static str, problem: String },
+    Attribute {
+        keyword: &'static str,
+        tag: &'static str,
+        problem: String,
+    },
 }
 
 impl Instance {
