@@ -99,7 +99,8 @@ fn identity(order: &Order<'_>, series: &Uid, engines: &Engines) -> Identity {
     }
 }
 
-fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
+/// Every readable instance under the paths, by series.
+pub fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
     let mut files = Vec::new();
     for path in paths {
         list(path, &mut files, 0).with_context(|| format!("cannot read {}", path.display()))?;
