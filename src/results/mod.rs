@@ -5,6 +5,7 @@ pub mod seg;
 pub mod rtstruct;
 pub mod contour;
 pub mod picture;
+mod dataset;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
