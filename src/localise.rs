@@ -44,7 +44,19 @@ pub struct Located {
 #[derive(Clone, Debug)]
 pub enum Finding {
     Located(Located),
-    NotFound { structure: &'static Structure, reason: String },
+    NotFound {
+        structure: &'static Structure,
+        reason: String,
+    },
+}
+
+impl Finding {
+    pub fn located(&self) -> Option<&Located> {
+        match self {
+            Self::Located(located) => Some(located),
+            Self::NotFound { .. } => None,
+        }
+    }
 }
 
 use crate::inference::model::Manifest;

@@ -41,7 +41,7 @@ pub enum InferenceError {
     Model { model: String, problem: String },
     #[error("inference failed in {model}: {cause}")]
     Run { model: String, cause: String },
-    /// The watcher asked to stop.
+    /// Told to stop by the progress watcher.
     #[error("cancelled")]
     Cancelled,
 }
