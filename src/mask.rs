@@ -31,6 +31,10 @@ impl Mask {
     }
     /// Slices k that hold at least one voxel of the mask.
     pub fn slices(&self) -> impl Iterator<Item = usize> + '_ {
-        self.voxels.outer_iter().enumerate().filter(|(_, s)| s.iter().any(|v| *v)).map(|(k, _)| k + self.offset[2])
+        self.voxels
+            .outer_iter()
+            .enumerate()
+            .filter(|(_, s)| s.iter().any(|v| *v))
+            .map(|(k, _)| k + self.offset[2])
     }
 }

@@ -26,7 +26,10 @@ pub struct Outlined {
 pub enum Outline {
     Outlined(Outlined),
     /// The network outlined nothing there.
-    Empty { structure: &'static crate::structure::Structure, reason: String },
+    Empty {
+        structure: &'static crate::structure::Structure,
+        reason: String,
+    },
 }
 
 impl Segmenter {

@@ -53,14 +53,22 @@ pub struct Structure {
     pub linking: Linking,
 }
 
-const ORGAN: Code = Code { value: "123037004", scheme: "SCT", meaning: "Anatomical Structure" };
+const ORGAN: Code = Code {
+    value: "123037004",
+    scheme: "SCT",
+    meaning: "Anatomical Structure",
+};
 
 /// Every structure, in the order results list them.
 pub const STRUCTURES: &[Structure] = &[Structure {
     name: "liver",
     roi_name: "Liver",
     category: ORGAN,
-    kind: Code { value: "10200004", scheme: "SCT", meaning: "Liver" },
+    kind: Code {
+        value: "10200004",
+        scheme: "SCT",
+        meaning: "Liver",
+    },
     laterality: None,
     colour: [221, 130, 101],
     window: Window::Soft,

@@ -4,4 +4,5 @@ pub mod uid;
 pub mod ae;
 pub mod status;
 pub mod part10;
+pub mod scan;
 pub mod header;

@@ -31,6 +31,9 @@ pub enum InferenceError {
     Model { model: String, problem: String },
     #[error("inference failed in {model}: {cause}")]
     Run { model: String, cause: String },
+    /// Told to stop by the progress watcher.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// The loaded library and its one environment; a process has one for ever.

@@ -1,1 +1,4 @@
-use super::*; pub fn write(_: &Source<'_>) -> Result<ResultObject, ResultError> { todo!() }
+use super::*;
+pub fn write(_: &Source<'_>) -> Result<ResultObject, ResultError> {
+    todo!()
+}
