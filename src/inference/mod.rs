@@ -3,3 +3,5 @@
 pub mod runtime;
 pub mod model;
 pub mod pth;
+mod library;
+mod provider;
