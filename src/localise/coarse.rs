@@ -1,0 +1,61 @@
+//! Body coordinates (UAM): where a template's point should be, judging by where the rest of the patient is.
+
+use crate::geometry::Vec3;
+use crate::localise::canonical::Seen;
+
+/// Voxels whose body coordinate is this much farther from the wanted one than the nearest voxel's still have a say.
+const REACH_MM: f64 = 30.0;
+
+/// Where a body coordinate lies in the patient, or would lie outside the field of view.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    pub at: Vec3,
+    /// Distance in body coordinates to the nearest voxel of the patient: about 0 in view, the distance to the border out of it.
+    pub residual_mm: f64,
+}
+
+/// Each voxel v near the wanted coordinate P says `x_v + (P − position(v))`; their weighted mean, once more without the outer
+/// half of them, is the target. Outside the field of view the voxels of the nearest border speak. `None` without any voxel.
+pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
+    let distance2 = |s: &Seen| {
+        let [x, y, z] = [0, 1, 2].map(|a| wanted[a] - s.body[a]);
+        x * x + y * y + z * z
+    };
+    let residual_mm = seen.iter().map(distance2).fold(f64::INFINITY, f64::min).sqrt();
+    if !residual_mm.is_finite() {
+        return None;
+    }
+    let limit = residual_mm + REACH_MM;
+    let mut votes: Vec<(Vec3, f64)> = Vec::new();
+    for s in seen {
+        let d2 = distance2(s);
+        if d2 < limit * limit {
+            let closeness = (limit - d2.sqrt()) / REACH_MM;
+            votes.push(([0, 1, 2].map(|a| s.at[a] + wanted[a] - s.body[a]), closeness * closeness));
+        }
+    }
+    let first = mean(&votes);
+    let distance = |v: &Vec3| (0..3).map(|a| (v[a] - first[a]).powi(2)).sum::<f64>();
+    votes.sort_by(|a, b| distance(&a.0).total_cmp(&distance(&b.0)));
+    votes.truncate(votes.len().div_ceil(2));
+    Some(Target { at: mean(&votes), residual_mm })
+}
+
+fn mean(votes: &[(Vec3, f64)]) -> Vec3 {
+    let total: f64 = votes.iter().map(|v| v.1).sum();
+    [0, 1, 2].map(|a| votes.iter().map(|v| v.0[a] * v.1).sum::<f64>() / total)
+}
+
+/// The body coordinate at a patient position: the mean over the voxels around it, each carried there as if one millimetre of
+/// patient were one of body. `None` when no voxel of the patient is within reach.
+pub fn body_coordinate(seen: &[Seen], at: Vec3) -> Option<Vec3> {
+    const NEAR_MM: f64 = 20.0;
+    let mut votes = Vec::new();
+    for s in seen {
+        let d = (0..3).map(|a| (at[a] - s.at[a]).powi(2)).sum::<f64>().sqrt();
+        if d < NEAR_MM {
+            votes.push(([0, 1, 2].map(|a| s.body[a] + at[a] - s.at[a]), (1.0 - d / NEAR_MM).powi(2)));
+        }
+    }
+    (!votes.is_empty()).then(|| mean(&votes))
+}
