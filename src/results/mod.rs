@@ -5,7 +5,9 @@ pub mod seg;
 pub mod rtstruct;
 pub mod contour;
 pub mod picture;
+pub mod dump;
 mod dataset;
+mod header;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
