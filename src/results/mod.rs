@@ -7,6 +7,7 @@ pub mod contour;
 pub mod picture;
 pub mod dump;
 mod dataset;
+mod header;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
