@@ -47,15 +47,19 @@ fn mean(votes: &[(Vec3, f64)]) -> Vec3 {
 }
 
 /// The body coordinate at a patient position: the mean over the voxels around it, each carried there as if one millimetre of
-/// patient were one of body. `None` when no voxel of the patient is within reach.
+/// patient were one of body. `None` far from every voxel of the patient.
 pub fn body_coordinate(seen: &[Seen], at: Vec3) -> Option<Vec3> {
     const NEAR_MM: f64 = 20.0;
-    let mut votes = Vec::new();
-    for s in seen {
-        let d = (0..3).map(|a| (at[a] - s.at[a]).powi(2)).sum::<f64>().sqrt();
-        if d < NEAR_MM {
-            votes.push(([0, 1, 2].map(|a| s.body[a] + at[a] - s.at[a]), (1.0 - d / NEAR_MM).powi(2)));
-        }
+    const FAR_MM: f64 = 60.0;
+    let distance = |s: &Seen| (0..3).map(|a| (at[a] - s.at[a]).powi(2)).sum::<f64>().sqrt();
+    let nearest = seen.iter().map(distance).fold(f64::INFINITY, f64::min);
+    if nearest > FAR_MM {
+        return None;
     }
-    (!votes.is_empty()).then(|| mean(&votes))
+    let reach = NEAR_MM.max(nearest + NEAR_MM / 2.0);
+    let vote = |s: &Seen| {
+        let closeness = 1.0 - distance(s) / reach;
+        (closeness > 0.0).then(|| ([0, 1, 2].map(|a| s.body[a] + at[a] - s.at[a]), closeness * closeness))
+    };
+    Some(mean(&seen.iter().filter_map(vote).collect::<Vec<_>>()))
 }
