@@ -25,7 +25,13 @@ pub async fn run(store: Store, config: Arc<Config>, bell: Arc<Notify>, stop: imp
                 for delivery in due {
                     let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
                     if taken.insert(delivery.destination.clone()) {
-                        sends.spawn(deliver(store.clone(), config.clone(), delivery, busy.clone(), bell.clone()));
+                        sends.spawn(deliver(
+                            store.clone(),
+                            config.clone(),
+                            delivery,
+                            busy.clone(),
+                            bell.clone(),
+                        ));
                     }
                 }
             }
@@ -62,10 +68,15 @@ async fn deliver(
             blocking(&store, move |store| store.delivery_succeeded(job, &name, now)).await
         }
         Err(error) => {
-            let retry_at = config.route(&destination).and_then(|route| retry_at(route, delivery.attempts + 1, now));
+            let retry_at = config
+                .route(&destination)
+                .and_then(|route| retry_at(route, delivery.attempts + 1, now));
             tracing::warn!(job = job.0, destination, %error, again = ?retry_at, "not delivered");
             let name = destination.clone();
-            blocking(&store, move |store| store.delivery_failed(job, &name, &error, retry_at, now)).await
+            blocking(&store, move |store| {
+                store.delivery_failed(job, &name, &error, retry_at, now)
+            })
+            .await
         }
     };
     if let Err(error) = recorded {
@@ -97,7 +108,11 @@ async fn send(config: &Config, route: &Route, delivery: &DueDelivery) -> Result<
         .collect();
     let answers = scu::store(&dial, &objects).await.map_err(|error| error.to_string())?;
     if answers.len() < objects.len() && answers.iter().all(Result::is_ok) {
-        return Err(format!("the association broke after {} of {} objects", answers.len(), objects.len()));
+        return Err(format!(
+            "the association broke after {} of {} objects",
+            answers.len(),
+            objects.len()
+        ));
     }
     for (object, answer) in delivery.objects.iter().zip(answers) {
         match answer {
@@ -116,7 +131,10 @@ fn retry_at(route: &Route, attempts: u32, now: Timestamp) -> Option<Timestamp> {
         return None;
     }
     let pause_s = (written.retry_s * 2f64.powi(attempts.min(30) as i32 - 1)).min(written.retry_max_s);
-    Some(now.saturating_add(SignedDuration::from_secs_f64(pause_s)).unwrap_or(now))
+    Some(
+        now.saturating_add(SignedDuration::from_secs_f64(pause_s))
+            .unwrap_or(now),
+    )
 }
 
 /// The store is synchronous: its calls run where blocking is allowed.
@@ -139,9 +157,15 @@ mod tests {
     fn pauses_double_up_to_the_cap_and_then_a_person_must_look() {
         let mut written = crate::config::Written::example().destination.remove(0);
         (written.retry_s, written.retry_max_s, written.attempts) = (10.0, 35.0, 5);
-        let route = Route { name: "PACS".into(), address: written.address.parse().unwrap(), written };
+        let route = Route {
+            name: "PACS".into(),
+            address: written.address.parse().unwrap(),
+            written,
+        };
         let now = Timestamp::UNIX_EPOCH;
-        let pauses: Vec<_> = (1..=5).map(|n| retry_at(&route, n, now).map(|at| at.as_second())).collect();
+        let pauses: Vec<_> = (1..=5)
+            .map(|n| retry_at(&route, n, now).map(|at| at.as_second()))
+            .collect();
         assert_eq!(pauses, [Some(10), Some(20), Some(35), Some(35), None]);
     }
 }

@@ -108,7 +108,10 @@ impl Lane {
         let _entered = span.enter();
         tracing::info!(series = %job.series.series_instance_uid, attempt = job.attempts, "job begins");
         let result = catch_unwind(AssertUnwindSafe(|| self.compute(job))).unwrap_or_else(|panic| {
-            Err(PipelineError::Stumbled(format!("a bug stopped the job: {}", panic_text(panic.as_ref()))))
+            Err(PipelineError::Stumbled(format!(
+                "a bug stopped the job: {}",
+                panic_text(panic.as_ref())
+            )))
         });
         let settled = match result {
             Ok(outcome) => self.keep(job, &outcome),
@@ -126,20 +129,31 @@ impl Lane {
             .config
             .protocol(name)
             .ok_or_else(|| PipelineError::GaveUp(format!("protocol {name:?} is no longer in the configuration")))?;
-        let stored = self.store.job_instances(job.id).map_err(|e| PipelineError::Stumbled(e.to_string()))?;
+        let stored = self
+            .store
+            .job_instances(job.id)
+            .map_err(|e| PipelineError::Stumbled(e.to_string()))?;
         let instances = stored
             .iter()
             .map(|instance| Instance::read(&instance.path))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| PipelineError::Stumbled(error.to_string()))?;
         let request = Request {
-            requirements: Requirements { min_slices: protocol.min_slices, min_extent_mm: protocol.min_extent_mm },
+            requirements: Requirements {
+                min_slices: protocol.min_slices,
+                min_extent_mm: protocol.min_extent_mm,
+            },
             structures: process::wanted(&protocol.structures, &self.engines)
                 .map_err(|error| PipelineError::GaveUp(error.to_string()))?,
             results: protocol.results.iter().filter_map(|name| results::kind(name)).collect(),
             identity: job.identity.clone(),
         };
-        let watch = JobWatch { store: &self.store, job: job.id, handle: &self.handle, asked: Mutex::new(None) };
+        let watch = JobWatch {
+            store: &self.store,
+            job: job.id,
+            handle: &self.handle,
+            asked: Mutex::new(None),
+        };
         pipeline::run(instances, &request, &mut self.engines, &watch)
     }
 
@@ -154,8 +168,14 @@ impl Lane {
         };
         crate::failpoint::hit("worker_before_keep");
         let name = job.protocol.as_deref().unwrap_or_default();
-        let send_to = self.config.protocol(name).map(|p| p.send_to.clone()).unwrap_or_default();
-        let state = self.store.keep(job, &kept, &summary(&outcome.report), &send_to, Timestamp::now())?;
+        let send_to = self
+            .config
+            .protocol(name)
+            .map(|p| p.send_to.clone())
+            .unwrap_or_default();
+        let state = self
+            .store
+            .keep(job, &kept, &summary(&outcome.report), &send_to, Timestamp::now())?;
         tracing::info!(%state, results = kept.len(), "results kept");
         (self.kept)();
         Ok(())
@@ -168,7 +188,10 @@ impl Lane {
             PipelineError::GaveUp(reason) => Ending::GaveUp(reason.clone()),
             PipelineError::Stumbled(reason) => {
                 let pause = SignedDuration::from_secs(STUMBLE_PAUSE_S * i64::from(job.attempts.max(1)));
-                Ending::Stumbled { reason: reason.clone(), retry_at: now.saturating_add(pause).unwrap_or(now) }
+                Ending::Stumbled {
+                    reason: reason.clone(),
+                    retry_at: now.saturating_add(pause).unwrap_or(now),
+                }
             }
             PipelineError::Cancelled if self.store.is_cancelled(job.id)? => {
                 tracing::info!("job was cancelled");
@@ -230,7 +253,10 @@ fn keep_files(dir: &Path, outcome: &Outcome) -> std::io::Result<Vec<KeptResult>>
             sop_instance_uid: object.sop_instance_uid.clone(),
             transfer_syntax_uid: object.transfer_syntax_uid.clone(),
             path,
-            sha256: Sha256::digest(&object.part10).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: Sha256::digest(&object.part10)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
         });
     }
     put_durably(&dir.join("picture.png"), &outcome.picture)?;
@@ -256,7 +282,12 @@ fn summary(report: &Report) -> Summary {
     providers.sort_unstable();
     providers.dedup();
     Summary {
-        structures_found: report.structures.iter().filter(|s| found(s.verdict)).map(|s| s.name.to_string()).collect(),
+        structures_found: report
+            .structures
+            .iter()
+            .filter(|s| found(s.verdict))
+            .map(|s| s.name.to_string())
+            .collect(),
         structures_missing: report
             .structures
             .iter()
@@ -271,5 +302,6 @@ fn summary(report: &Report) -> Summary {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into())
 }

@@ -66,12 +66,17 @@ impl<'a> Checkpoint<'a> {
 
     /// Names and shapes of all tensors.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
     /// The tensor `name` in f32, converted from f64, f16 or bf16 where need be.
     pub fn tensor(&self, name: &str) -> Result<ArrayD<f32>, PthError> {
-        let entry = self.entries.get(name).ok_or_else(|| PthError(format!("it holds no tensor {name}")))?;
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| PthError(format!("it holds no tensor {name}")))?;
         let raw = &self.file[entry.storage.clone()];
         let at = |element: usize| {
             let size = entry.dtype.size();
@@ -127,7 +132,9 @@ pub(crate) fn half_to_f32(half: u16) -> f32 {
 /// The named tensors of the state dictionary.
 fn state(pickle: &Pickle) -> Result<Vec<(&str, usize)>, PthError> {
     let nested = ["model", "state_dict"].iter().find_map(|key| {
-        pickle.get(pickle.root, key).filter(|id| matches!(pickle.node(*id), Node::Dict(_)))
+        pickle
+            .get(pickle.root, key)
+            .filter(|id| matches!(pickle.node(*id), Node::Dict(_)))
     });
     let Node::Dict(items) = pickle.node(nested.unwrap_or(pickle.root)) else {
         return Err(PthError("it does not hold a dictionary of tensors".into()));
@@ -140,17 +147,17 @@ fn state(pickle: &Pickle) -> Result<Vec<(&str, usize)>, PthError> {
 }
 
 /// Checks `_rebuild_tensor_v2(storage, offset, shape, strides, …)` against the storage it names.
-fn entry(
-    pickle: &Pickle,
-    arguments: usize,
-    member: &dyn Fn(&str) -> Option<Range<usize>>,
-) -> Result<Entry, PthError> {
+fn entry(pickle: &Pickle, arguments: usize, member: &dyn Fn(&str) -> Option<Range<usize>>) -> Result<Entry, PthError> {
     let malformed = || PthError("its description is malformed".into());
     let arguments = pickle.tuple(arguments).filter(|a| a.len() >= 4).ok_or_else(malformed)?;
-    let Node::Storage(id) = pickle.node(arguments[0]) else { return Err(malformed()) };
+    let Node::Storage(id) = pickle.node(arguments[0]) else {
+        return Err(malformed());
+    };
     // ("storage", type, key, device, element count)
     let storage = pickle.tuple(*id).filter(|s| s.len() >= 5).ok_or_else(malformed)?;
-    let Node::Global(Global::Storage(dtype)) = pickle.node(storage[1]) else { return Err(malformed()) };
+    let Node::Global(Global::Storage(dtype)) = pickle.node(storage[1]) else {
+        return Err(malformed());
+    };
     let key = pickle.text(storage[2]).ok_or_else(malformed)?;
     let range = member(key).ok_or_else(|| PthError(format!("its storage {key} is missing")))?;
     let offset = pickle.int(arguments[1]).ok_or_else(malformed)?;
@@ -168,9 +175,19 @@ fn entry(
         // An empty tensor reads nothing. Elements may not be repeated by zero strides beyond what the storage holds.
         (Some(0), Some(_)) => {}
         (Some(n), Some(highest)) if n <= held && highest < held => {}
-        _ => return Err(PthError(format!("shape {shape:?} does not fit its storage of {held} elements"))),
+        _ => {
+            return Err(PthError(format!(
+                "shape {shape:?} does not fit its storage of {held} elements"
+            )));
+        }
     }
-    Ok(Entry { dtype: *dtype, storage: range, offset, shape, strides })
+    Ok(Entry {
+        dtype: *dtype,
+        storage: range,
+        offset,
+        shape,
+        strides,
+    })
 }
 
 #[cfg(test)]
@@ -214,10 +231,11 @@ mod tests {
     /// `_rebuild_tensor_v2` of a storage, in opcodes.
     fn tensor(storage: &str, key: &str, offset: u8, shape: [u8; 2], strides: [u8; 2]) -> Vec<u8> {
         let pair = |[a, b]: [u8; 2]| vec![b'K', a, b'K', b, 0x86];
+        let kind = format!("ctorch\n{storage}\n");
         let parts: [&[u8]; 10] = [
             b"ctorch._utils\n_rebuild_tensor_v2\n((",
-            &text("storage"),
-            format!("ctorch\n{storage}\n").as_bytes(),
+            &[text("storage")].concat(),
+            kind.as_bytes(),
             &text(key),
             &text("cpu"),
             b"K\x06tQK",
@@ -241,18 +259,32 @@ mod tests {
 
     fn checkpoint() -> Vec<u8> {
         let floats: Vec<u8> = (0..6).flat_map(|v| (v as f32).to_le_bytes()).collect();
-        let halves: Vec<u8> = [0x3c00u16, 0xc000, 0x0001, 0x7bff, 0x0000, 0x3555].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let halves: Vec<u8> = [0x3c00u16, 0xc000, 0x0001, 0x7bff, 0x0000, 0x3555]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
         let pickle = state_dict(&[
             ("module.plain", tensor("FloatStorage", "0", 0, [2, 3], [3, 1])),
             ("turned", tensor("FloatStorage", "0", 0, [3, 2], [1, 3])),
             ("tail", tensor("FloatStorage", "0", 4, [1, 2], [2, 1])),
             ("half", tensor("HalfStorage", "1", 0, [2, 3], [3, 1])),
         ]);
-        archive(&[("m/data.pkl", &pickle), ("m/byteorder", b"little"), ("m/data/0", &floats), ("m/data/1", &halves)])
+        archive(&[
+            ("m/data.pkl", &pickle),
+            ("m/byteorder", b"little"),
+            ("m/data/0", &floats),
+            ("m/data/1", &halves),
+        ])
     }
 
     fn flat(file: &[u8], name: &str) -> Vec<f32> {
-        Checkpoint::read(file).unwrap().tensor(name).unwrap().iter().copied().collect()
+        Checkpoint::read(file)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .iter()
+            .copied()
+            .collect()
     }
 
     #[test]
@@ -261,7 +293,10 @@ mod tests {
         assert_eq!(flat(&file, "plain"), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!(flat(&file, "turned"), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
         assert_eq!(flat(&file, "tail"), [4.0, 5.0]);
-        assert_eq!(flat(&file, "half"), [1.0, -2.0, 5.960_464_5e-8, 65504.0, 0.0, 0.333_251_95]);
+        assert_eq!(
+            flat(&file, "half"),
+            [1.0, -2.0, 5.960_464_5e-8, 65504.0, 0.0, 0.333_251_95]
+        );
         let checkpoint = Checkpoint::read(&file).unwrap();
         let turned = checkpoint.shapes().find(|(name, _)| *name == "turned").unwrap();
         assert_eq!(turned.1, [3, 2]);
@@ -270,7 +305,12 @@ mod tests {
     #[test]
     fn a_tensor_beyond_its_storage_is_refused() {
         let floats = [0u8; 24];
-        for (offset, shape, strides) in [(0, [2, 4], [4, 1]), (1, [2, 3], [3, 1]), (0, [2, 2], [9, 1]), (0, [9, 9], [0, 0])] {
+        for (offset, shape, strides) in [
+            (0, [2, 4], [4, 1]),
+            (1, [2, 3], [3, 1]),
+            (0, [2, 2], [9, 1]),
+            (0, [9, 9], [0, 0]),
+        ] {
             let pickle = state_dict(&[("w", tensor("FloatStorage", "0", offset, shape, strides))]);
             let file = archive(&[("m/data.pkl", &pickle), ("m/data/0", &floats)]);
             let error = Checkpoint::read(&file).err().expect("refused").0;
@@ -280,8 +320,19 @@ mod tests {
 
     #[test]
     fn an_unknown_global_is_refused_and_named() {
-        let pickle = state_dict(&[("w", b"cposix\nsystem\n(".iter().copied().chain(text("true")).chain(*b"tR").collect())]);
-        let error = Checkpoint::read(&archive(&[("m/data.pkl", &pickle)])).err().expect("refused").0;
+        let pickle = state_dict(&[(
+            "w",
+            b"cposix\nsystem\n("
+                .iter()
+                .copied()
+                .chain(text("true"))
+                .chain(*b"tR")
+                .collect(),
+        )]);
+        let error = Checkpoint::read(&archive(&[("m/data.pkl", &pickle)]))
+            .err()
+            .expect("refused")
+            .0;
         assert!(error.contains("global posix.system is refused"), "{error}");
     }
 
@@ -289,7 +340,15 @@ mod tests {
     fn a_state_dictionary_may_be_nested() {
         let floats: Vec<u8> = (0..6).flat_map(|v| (v as f32).to_le_bytes()).collect();
         let inner = state_dict(&[("w", tensor("FloatStorage", "0", 0, [2, 3], [3, 1]))]);
-        let pickle = [b"\x80\x02}(".as_slice(), &text("epoch"), b"K\x07", &text("model"), &inner[2..inner.len() - 1], b"u."].concat();
+        let pickle = [
+            b"\x80\x02}(".as_slice(),
+            &text("epoch"),
+            b"K\x07",
+            &text("model"),
+            &inner[2..inner.len() - 1],
+            b"u.",
+        ]
+        .concat();
         let file = archive(&[("m/data.pkl", &pickle), ("m/data/0", &floats)]);
         assert_eq!(flat(&file, "w")[5], 5.0);
     }

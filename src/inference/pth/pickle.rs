@@ -107,7 +107,11 @@ impl Pickle {
     /// The value under a text key of a dictionary.
     pub fn get(&self, dict: Id, key: &str) -> Option<Id> {
         match self.node(dict) {
-            Node::Dict(items) => items.iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|(_, v)| *v),
+            Node::Dict(items) => items
+                .iter()
+                .rev()
+                .find(|(k, _)| self.text(*k) == Some(key))
+                .map(|(_, v)| *v),
             _ => None,
         }
     }
@@ -128,17 +132,27 @@ struct Machine<'a> {
 
 /// Interprets a pickle. Work and memory are linear in its length: every opcode makes at most one node.
 pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, PthError> {
-    let mut machine =
-        Machine { bytes: Bytes(bytes), at: 0, nodes: Vec::new(), stack: Vec::new(), memo: Default::default() };
+    let mut machine = Machine {
+        bytes: Bytes(bytes),
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        memo: Default::default(),
+    };
     loop {
         let at = machine.at;
         let opcode = machine.bytes.u8(at)?;
         machine.at += 1;
         if opcode == b'.' {
             let root = machine.pop()?;
-            return Ok(Pickle { nodes: machine.nodes, root });
+            return Ok(Pickle {
+                nodes: machine.nodes,
+                root,
+            });
         }
-        machine.step(opcode).map_err(|e| PthError(format!("opcode {opcode:#04x} at byte {at} of data.pkl: {}", e.0)))?;
+        machine
+            .step(opcode)
+            .map_err(|e| PthError(format!("opcode {opcode:#04x} at byte {at} of data.pkl: {}", e.0)))?;
     }
 }
 
@@ -164,12 +178,15 @@ impl<'a> Machine<'a> {
             }
             b'X' => {
                 let len = self.take_u32()? as usize;
-                let text = std::str::from_utf8(self.take(len)?).map_err(|e| PthError(e.to_string()))?.to_owned();
+                let text = std::str::from_utf8(self.take(len)?)
+                    .map_err(|e| PthError(e.to_string()))?
+                    .to_owned();
                 self.push(Node::Text(text));
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                let known = global(module, name).ok_or_else(|| PthError(format!("global {module}.{name} is refused")))?;
+                let known =
+                    global(module, name).ok_or_else(|| PthError(format!("global {module}.{name} is refused")))?;
                 self.push(Node::Global(known));
             }
             b')' => self.push(Node::Tuple(Vec::new())),
@@ -204,8 +221,13 @@ impl<'a> Machine<'a> {
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>, PthError> {
         let mark = self.stack.iter().rposition(|slot| matches!(slot, Slot::Mark));
-        let items = self.stack.split_off(mark.ok_or_else(|| PthError("there is no mark".into()))?);
-        Ok(items.iter().filter_map(|slot| if let Slot::Node(id) = slot { Some(*id) } else { None }).collect())
+        let items = self
+            .stack
+            .split_off(mark.ok_or_else(|| PthError("there is no mark".into()))?);
+        Ok(items
+            .iter()
+            .filter_map(|slot| if let Slot::Node(id) = slot { Some(*id) } else { None })
+            .collect())
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], PthError> {
@@ -222,7 +244,11 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a str, PthError> {
         let rest = self.bytes.0.get(self.at..).unwrap_or_default();
-        let len = rest.iter().take(256).position(|b| *b == b'\n').ok_or_else(|| PthError("a name without end".into()))?;
+        let len = rest
+            .iter()
+            .take(256)
+            .position(|b| *b == b'\n')
+            .ok_or_else(|| PthError("a name without end".into()))?;
         let line = std::str::from_utf8(self.take(len)?).map_err(|e| PthError(e.to_string()))?;
         self.at += 1;
         Ok(line)
@@ -288,10 +314,12 @@ impl<'a> Machine<'a> {
         let node = match (&self.nodes[callee], &self.nodes[argument]) {
             (Node::Global(Global::OrderedDict), _) => Node::Dict(Vec::new()),
             (Node::Global(Global::RebuildTensor), Node::Tuple(_)) => Node::Tensor(argument),
-            (Node::Global(Global::RebuildParameter), Node::Tuple(items)) => match items.first().map(|id| &self.nodes[*id]) {
-                Some(tensor @ Node::Tensor(_)) => tensor.clone(),
-                _ => return Err(PthError("a parameter without a tensor".into())),
-            },
+            (Node::Global(Global::RebuildParameter), Node::Tuple(items)) => {
+                match items.first().map(|id| &self.nodes[*id]) {
+                    Some(tensor @ Node::Tensor(_)) => tensor.clone(),
+                    _ => return Err(PthError("a parameter without a tensor".into())),
+                }
+            }
             _ => return Err(PthError("a call of something else than a tensor".into())),
         };
         self.push(node);
@@ -300,14 +328,21 @@ impl<'a> Machine<'a> {
 
     fn memoise(&mut self, opcode: u8) -> Result<(), PthError> {
         let wide = matches!(opcode, b'r' | b'j');
-        let key = if wide { self.take_u32()? } else { self.take(1)?[0].into() };
+        let key = if wide {
+            self.take_u32()?
+        } else {
+            self.take(1)?[0].into()
+        };
         if matches!(opcode, b'q' | b'r') {
             let Some(Slot::Node(id)) = self.stack.last() else {
                 return Err(PthError("there is nothing to remember".into()));
             };
             self.memo.insert(key, *id);
         } else {
-            let id = *self.memo.get(&key).ok_or_else(|| PthError(format!("nothing was remembered as {key}")))?;
+            let id = *self
+                .memo
+                .get(&key)
+                .ok_or_else(|| PthError(format!("nothing was remembered as {key}")))?;
             self.stack.push(Slot::Node(id));
         }
         Ok(())

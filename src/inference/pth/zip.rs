@@ -82,8 +82,11 @@ fn directory(bytes: &Bytes<'_>) -> Result<(u64, usize), PthError> {
     let len = bytes.0.len();
     // The end record is 22 bytes and a comment of at most 65535.
     let from = len.saturating_sub(22 + 65_535);
-    let end = (from..len.saturating_sub(21)).rev().find(|at| bytes.u32(*at) == Ok(END));
-    let end = end.ok_or_else(|| PthError("it is not a ZIP archive (checkpoints older than PyTorch 1.6 are not read)".into()))?;
+    let end = (from..len.saturating_sub(21))
+        .rev()
+        .find(|at| bytes.u32(*at) == Ok(END));
+    let end = end
+        .ok_or_else(|| PthError("it is not a ZIP archive (checkpoints older than PyTorch 1.6 are not read)".into()))?;
     let (count, offset) = (bytes.u16(end + 10)?, bytes.u32(end + 16)?);
     let locator = end.checked_sub(20).filter(|at| bytes.u32(*at) == Ok(END64_LOCATOR));
     match locator {
@@ -108,7 +111,9 @@ fn widen(extra: &[u8], fields: [u32; 3]) -> Result<[u64; 3], PthError> {
         if id == 1 {
             let mut from = at + 4;
             for (field, wide) in fields.iter().zip(&mut wide).filter(|(field, _)| **field == u32::MAX) {
-                *wide = bytes.u64(from).map_err(|_| PthError(format!("ZIP64 field {field:#x} is cut off")))?;
+                *wide = bytes
+                    .u64(from)
+                    .map_err(|_| PthError(format!("ZIP64 field {field:#x} is cut off")))?;
                 from += 8;
             }
         }
@@ -119,5 +124,8 @@ fn widen(extra: &[u8], fields: [u32; 3]) -> Result<[u64; 3], PthError> {
 
 /// A file position; those beyond half the address space are nonsense, and leaving them out keeps sums from overflowing.
 fn position(v: u64) -> Result<usize, PthError> {
-    usize::try_from(v).ok().filter(|v| *v < usize::MAX / 2).ok_or_else(|| PthError(format!("it points at byte {v}")))
+    usize::try_from(v)
+        .ok()
+        .filter(|v| *v < usize::MAX / 2)
+        .ok_or_else(|| PthError(format!("it points at byte {v}")))
 }
