@@ -258,3 +258,69 @@ fn write(path: &Path, bank: &Bank) -> Result<(), TeachError> {
     std::fs::File::open(&part).and_then(|f| f.sync_all()).map_err(failed)?;
     std::fs::rename(&part, path).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Columns run to the right, rows to the front, slices to the feet.
+    fn grid() -> Grid {
+        let directions = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]];
+        Grid { origin: [100.0, 90.0, 50.0].into(), directions, spacing_mm: [2.0, 2.0, 5.0], size: [60, 50, 20] }
+    }
+
+    fn names(name: &str) -> BTreeMap<u16, String> {
+        BTreeMap::from([(4, name.to_owned())])
+    }
+
+    #[test]
+    fn points_of_a_box_of_voxels() {
+        let mut labels = Array3::zeros((20, 50, 60));
+        labels.slice_mut(ndarray::s![5..11, 10..20, 30..45]).fill(4);
+        let placed = &points_of_labels(&grid(), &labels, &names("liver"))["liver"];
+        assert!(placed.cut.is_empty());
+        let coordinate = |f: Face| placed.extremes[&f][f.axis()];
+        let six = Face::ALL.map(coordinate);
+        assert_eq!(six, [11.0, 41.0, 51.0, 71.0, -2.5, 27.5]);
+        // each point in the middle of its face
+        let top = placed.extremes[&Face::ZMax];
+        assert!((top[0] - 26.0).abs() <= 1.0 && (top[1] - 61.0).abs() <= 1.0, "{top:?}");
+        assert_eq!(placed.sections.len(), 2);
+        assert_eq!(placed.sections[0].z_mm, [-2.5, 12.5]);
+        assert_eq!(placed.sections[1].bounds().x_mm, [11.0, 41.0]);
+    }
+
+    #[test]
+    fn a_mask_at_the_last_slice_is_cut_there() {
+        let mut labels = Array3::zeros((20, 50, 60));
+        labels.slice_mut(ndarray::s![12..20, 10..20, 30..45]).fill(4);
+        let placed = &points_of_labels(&grid(), &labels, &names("liver"))["liver"];
+        assert_eq!(placed.cut, [Face::ZMin]);
+        assert!(!placed.extremes.contains_key(&Face::ZMin));
+        assert_eq!(cut_point(placed, Face::ZMin).unwrap()[2], -47.5);
+    }
+
+    #[test]
+    fn unknown_labels_and_specks_are_left_out() {
+        let mut labels = Array3::zeros((20, 50, 60));
+        labels[[3, 3, 3]] = 4;
+        assert!(points_of_labels(&grid(), &labels, &names("liver")).is_empty());
+        labels.fill(4);
+        assert!(points_of_labels(&grid(), &labels, &names("soul")).is_empty());
+    }
+
+    #[test]
+    fn crossed_extremes_are_refused_with_the_numbers() {
+        let mut placed = PlacedStructure::default();
+        for face in Face::ALL {
+            placed.extremes.insert(face, [0.0; 3]);
+        }
+        let observation = Observation {
+            bounds: grid().bounds(),
+            seen: vec![crate::localise::canonical::Seen { at: [0.0; 3], body: [0.0; 3] }],
+            coarse: crate::localise::fine::Features::new(ndarray::Array4::zeros((2, 2, 2, 4)), [0.0; 3], 12.0, 2),
+            fine: crate::localise::fine::Features::new(ndarray::Array4::zeros((4, 4, 4, 4)), [0.0; 3], 6.0, 4),
+        };
+        assert!(pattern(&observation, &placed).unwrap_err().contains("crossed"));
+    }
+}

@@ -28,7 +28,7 @@ pub struct Identity {
 }
 
 /// A model that took part, for the algorithm identification.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ModelUsed {
     pub name: String,
     pub version: String,
