@@ -4,6 +4,7 @@ use crate::cli::Exit;
 use crate::config::{Config, Problem};
 use crate::engines;
 use crate::net::scu::{self, Dial};
+use crate::net;
 use crate::table;
 use std::path::Path;
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub fn run(file: Option<&Path>, online: bool, json: bool) -> Result<(), Exit> {
         storage(&config, &mut findings);
         inference(&config, &mut findings);
         if online {
-            destinations(&config, &mut findings)?;
+            destinations(&config, &mut findings);
         }
     }
     report(&findings, json)
@@ -128,11 +129,7 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
-fn destinations(config: &Config, findings: &mut Vec<Finding>) -> Result<(), Exit> {
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Exit::Failed(format!("cannot start the network: {error}")))?;
+fn destinations(config: &Config, findings: &mut Vec<Finding>) {
     for route in &config.routes {
         let dial = Dial {
             calling_ae: config.ae_title.clone(),
@@ -142,11 +139,10 @@ fn destinations(config: &Config, findings: &mut Vec<Finding>) -> Result<(), Exit
         };
         let subject = format!("destination {}", route.name);
         let hint = format!("does {} know the AE title {}?", route.address, config.ae_title);
-        findings.push(match tokio.block_on(scu::echo(&dial)) {
+        findings.push(match net::blocking(scu::echo(&dial)) {
             Ok(status) if status.is_stored() => Finding::fine(subject, format!("{} answers C-ECHO", route.address)),
             Ok(status) => Finding::bad(4, subject, format!("C-ECHO answered {status}"), hint),
             Err(error) => Finding::bad(4, subject, error.to_string(), hint),
         });
     }
-    Ok(())
 }

@@ -146,6 +146,21 @@ pub struct Protocol {
     pub min_extent_mm: f64,
 }
 
+impl Default for Protocol {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            matches: BTreeMap::new(),
+            structures: vec!["all".into()],
+            results: default_results(),
+            send_to: Vec::new(),
+            priority: 0,
+            min_slices: default_min_slices(),
+            min_extent_mm: default_min_extent_mm(),
+        }
+    }
+}
+
 fn default_results() -> Vec<String> {
     vec!["seg".into(), "rtstruct".into()]
 }
@@ -605,12 +620,8 @@ impl Written {
         let protocol = Protocol {
             name: "chest".into(),
             matches: BTreeMap::from([("SeriesDescription".into(), "*".into())]),
-            structures: vec!["all".into()],
-            results: default_results(),
             send_to: vec!["PACS".into()],
-            priority: 0,
-            min_slices: default_min_slices(),
-            min_extent_mm: default_min_extent_mm(),
+            ..Protocol::default()
         };
         let destination = Destination {
             name: "PACS".into(),

@@ -174,7 +174,7 @@ pub fn summary(report: &Report) -> String {
                 Verdict::NotFound => "not found",
             };
             let volume = s.volume_ml.map_or_else(|| "-".into(), |ml| format!("{ml:.1}"));
-            vec![s.name.to_string(), verdict.into(), volume, s.reasons.join("; ")]
+            vec![s.name.clone(), verdict.into(), volume, s.reasons.join("; ")]
         })
         .collect();
     let mut text = table::render(&["structure", "verdict", "ml", "why"], &rows);

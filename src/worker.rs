@@ -85,6 +85,8 @@ pub struct Lane {
     pub handle: Handle,
     /// Told when results were kept, so that delivery need not poll.
     pub kept: Box<dyn Fn() + Send>,
+    /// Also told how a job gets on; the demonstration shows it.
+    pub progress: Arc<dyn Progress + Send + Sync>,
 }
 
 impl Lane {
@@ -210,16 +212,19 @@ struct JobWatch<'a> {
     store: &'a Store,
     job: JobId,
     handle: &'a Handle,
+    outer: &'a dyn Progress,
     asked: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Progress for JobWatch<'_> {
     fn stage(&self, name: &'static str, total: usize) {
         tracing::info!(stage = name, steps = total, "stage begins");
+        self.outer.stage(name, total);
         self.handle.beat();
     }
 
-    fn step(&self, _done: usize) {
+    fn step(&self, done: usize) {
+        self.outer.step(done);
         self.handle.beat();
     }
 

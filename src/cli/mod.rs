@@ -3,7 +3,7 @@
 mod jobs;
 mod models;
 mod process;
-mod progress;
+pub(crate) mod progress;
 mod template;
 
 use crate::config::{Config, Problem};

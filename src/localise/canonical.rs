@@ -221,3 +221,64 @@ fn flood_from_border(wall: &ndarray::Array2<bool>) -> ndarray::Array2<bool> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(origin: Vec3, size: [usize; 3]) -> Grid {
+        let directions = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+        Grid { origin: origin.into(), directions, spacing_mm: [3.0; 3], size }
+    }
+
+    #[test]
+    fn the_piecewise_normaliser_has_its_knots() {
+        let given = [-2000.0, -1000.0, -600.0, -200.0, 0.0, 200.0, 850.0, 1500.0, 3000.0];
+        let wanted = [0.0, 0.0, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.0];
+        for (hu, value) in given.into_iter().zip(wanted) {
+            assert!((normalise(hu) - value).abs() < 1e-6, "{hu}: {}", normalise(hu));
+        }
+    }
+
+    #[test]
+    fn every_output_voxel_lands_on_its_patient_millimetre() {
+        // odd sizes: a last plane is dropped at 6 mm and shared with air at 12 mm
+        let grid = grid([-100.0, 40.0, -700.0], [43, 38, 51]);
+        let hu = Array3::from_shape_fn(grid.shape(), |(z, _, _)| z as f32);
+        let canonical = Canonical::from_fine(&grid, &hu, grid.bounds());
+        assert_eq!(canonical.size, [25, 19, 21]);
+        assert_eq!(canonical.input.dim(), (48, 40, 40));
+        assert_eq!(canonical.hu[[3, 0, 0]], 6.5);
+        assert_eq!(canonical.input[[7, 20, 20]], 0.0);
+        assert!((canonical.input[[8, 8, 8]] - normalise(0.5)).abs() < 1e-6);
+        // a network that answers every voxel with its own patient position
+        let at = |o: usize, axis: usize, step: f64| {
+            let first = canonical.origin[axis] - PAD as f64 * INPUT_MM + (step - INPUT_MM) / 2.0;
+            (first + step * o as f64) as f32
+        };
+        let position = Array4::from_shape_fn((24, 20, 20, 3), |(z, y, x, c)| at([z, y, x][c], 2 - c, COARSE_MM));
+        let coarse = Array4::from_shape_fn((24, 20, 20, 2), |(z, _, _, _)| z as f32);
+        let fine = Array4::from_shape_fn((48, 40, 40, 1), |(z, _, _, _)| if z == 8 { 1.0 } else { 0.0 });
+        let mut body_everywhere = canonical;
+        body_everywhere.hu.fill(0.0);
+        let seen = body_everywhere.observation(position, coarse, fine).unwrap();
+        assert_eq!(seen.seen.len(), 13 * 10 * 11);
+        for s in &seen.seen {
+            assert!((0..3).all(|a| (s.at[a] - s.body[a]).abs() < 1e-3), "{s:?}");
+        }
+        // the first 6 mm voxel's centre is half a 3 mm voxel beyond the first 3 mm centre
+        let cube = seen.fine.cube([-98.5 + 9.0, 41.5 + 9.0, -698.5 + 9.0]);
+        assert!(cube[..16].iter().all(|v| *v == 1.0) && cube[16..].iter().all(|v| *v == 0.0), "{cube:?}");
+    }
+
+    #[test]
+    fn lungs_are_body_and_the_room_is_not() {
+        let mut hu = Array3::from_elem((8, 40, 40), -1000.0);
+        hu.slice_mut(s![.., 8..32, 8..32]).fill(40.0);
+        hu.slice_mut(s![.., 14..26, 14..26]).fill(-850.0);
+        hu.slice_mut(s![.., 36..40, ..]).fill(100.0);
+        let body = body(&hu);
+        assert!(body[[2, 10, 10]] && body[[2, 5, 5]]);
+        assert!(!body[[2, 2, 2]] && !body[[2, 19, 10]]);
+    }
+}

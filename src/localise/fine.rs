@@ -107,7 +107,7 @@ impl Features {
             let start = |mm: f64| (mm - self.origin[a]) / self.step_mm - half + self.edge as f64;
             let low = start(centre[a] - radius_mm).ceil().max(0.0);
             let high = start(centre[a] + radius_mm).floor().min((size[2 - a] + self.edge) as f64);
-            if !(low <= high) {
+            if low > high || low.is_nan() || high.is_nan() {
                 return None;
             }
             *range = (low as usize, high as usize);
@@ -161,6 +161,14 @@ impl Similarity {
         [0, 1, 2].map(|a| self.origin[a] + index[a] as f64 * self.step_mm)
     }
 
+    /// Replaces every value by its mean with the other scale's value at the same place.
+    pub fn mean_with(&mut self, other: &Self) {
+        let places: Vec<Vec3> = self.values.indexed_iter().map(|((z, y, x), _)| self.place([z, y, x])).collect();
+        for (value, place) in self.values.iter_mut().zip(places) {
+            *value = 0.5 * (*value + other.at(place));
+        }
+    }
+
     /// Linear interpolation, held at the edges.
     pub fn at(&self, place: Vec3) -> f32 {
         let (nz, ny, nx) = self.values.dim();
@@ -182,13 +190,14 @@ impl Similarity {
         value as f32
     }
 
-    /// The highest value (the first in raster order on ties), moved along each axis to the top of the parabola through it and
-    /// its neighbours.
-    pub fn peak(&self) -> (Vec3, f32) {
-        let mut best = [0, 0, 0];
+    /// The place with the highest value less `cost` (the first in raster order on ties), moved along each axis to the top of the
+    /// parabola through it and its neighbours, and its value. The cost chooses among peaks but does not shift them.
+    pub fn peak(&self, cost: impl Fn(Vec3) -> f32) -> (Vec3, f32) {
+        let (mut best, mut most) = ([0, 0, 0], f32::NEG_INFINITY);
         for ((z, y, x), value) in self.values.indexed_iter() {
-            if *value > self.values[best] {
-                best = [z, y, x];
+            let value = value - cost(self.place([z, y, x]));
+            if value > most {
+                (best, most) = ([z, y, x], value);
             }
         }
         let mut place = self.place(best);

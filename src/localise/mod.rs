@@ -93,6 +93,12 @@ impl Finding {
             Self::NotFound { structure, .. } => structure,
         }
     }
+    pub fn located(&self) -> Option<&Located> {
+        match self {
+            Self::Located(located) => Some(located),
+            Self::NotFound { .. } => None,
+        }
+    }
 }
 
 /// The localisation network with its template bank, resident.

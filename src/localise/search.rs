@@ -6,6 +6,7 @@ use crate::localise::align::{Alignment, Pair};
 use crate::localise::bank::{Bank, Cubes, Landmark, Pattern};
 use crate::localise::canonical::Observation;
 use crate::localise::coarse::{self, Target};
+use crate::localise::fine::Similarity;
 use crate::progress::Progress;
 use crate::structure::Structure;
 
@@ -141,23 +142,19 @@ fn look(
     reach_mm: f64,
     sigma_mm: f64,
 ) -> Option<Hit> {
-    let mut sum: Option<crate::localise::fine::Similarity> = None;
+    let cost = |place: Vec3| {
+        let d2: f64 = (0..3).map(|a| (place[a] - centre[a]).powi(2)).sum();
+        PRIOR_COST * (d2 / (sigma_mm * sigma_mm)) as f32
+    };
+    let mut sum: Option<Similarity> = None;
     let mut own = Vec::new();
     for cubes in templates {
         let mut map = observation.fine.correlate(&cubes.fine, centre, reach_mm)?;
         let wide = observation.coarse.correlate(&cubes.coarse, centre, reach_mm + observation.coarse.step_mm());
-        for z in 0..map.values.dim().0 {
-            for y in 0..map.values.dim().1 {
-                for x in 0..map.values.dim().2 {
-                    let place = map.place([z, y, x]);
-                    let coarse = wide.as_ref().map_or(0.0, |w| w.at(place));
-                    let d2: f64 = (0..3).map(|a| (place[a] - centre[a]).powi(2)).sum();
-                    let value = &mut map.values[[z, y, x]];
-                    *value = 0.5 * (*value + coarse) - PRIOR_COST * (d2 / (sigma_mm * sigma_mm)) as f32;
-                }
-            }
+        if let Some(wide) = wide {
+            map.mean_with(&wide);
         }
-        own.push(map.peak().0[face.axis()]);
+        own.push(map.peak(cost).0[face.axis()]);
         match &mut sum {
             None => sum = Some(map),
             Some(sum) => sum.values += &map.values,
@@ -165,9 +162,7 @@ fn look(
     }
     let mut sum = sum?;
     sum.values /= templates.len() as f32;
-    let (at, value) = sum.peak();
-    let d2: f64 = (0..3).map(|a| (at[a] - centre[a]).powi(2)).sum();
-    let similarity = value + PRIOR_COST * (d2 / (sigma_mm * sigma_mm)) as f32;
+    let (at, similarity) = sum.peak(cost);
     Some(Hit { at, similarity, spread_mm: deviation(own.into_iter()) })
 }
 

@@ -7,6 +7,7 @@ pub mod contour;
 pub mod picture;
 pub mod dump;
 mod dataset;
+mod header;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
@@ -28,7 +29,7 @@ pub struct Identity {
 }
 
 /// A model that took part, for the algorithm identification.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ModelUsed {
     pub name: String,
     pub version: String,

@@ -231,10 +231,11 @@ mod tests {
     /// `_rebuild_tensor_v2` of a storage, in opcodes.
     fn tensor(storage: &str, key: &str, offset: u8, shape: [u8; 2], strides: [u8; 2]) -> Vec<u8> {
         let pair = |[a, b]: [u8; 2]| vec![b'K', a, b'K', b, 0x86];
+        let kind = format!("ctorch\n{storage}\n");
         let parts: [&[u8]; 10] = [
             b"ctorch._utils\n_rebuild_tensor_v2\n((",
-            &text("storage"),
-            format!("ctorch\n{storage}\n").as_bytes(),
+            &[text("storage")].concat(),
+            kind.as_bytes(),
             &text(key),
             &text("cpu"),
             b"K\x06tQK",
