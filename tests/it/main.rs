@@ -1,1 +1,5 @@
-fn main() {}
+//! One test binary; each file a promise.
+
+mod support;
+mod network;
+mod network_peers;

@@ -1,0 +1,6 @@
+//! What several integration tests share.
+
+pub mod log;
+pub mod peers;
+pub mod rude;
+pub mod shelf;
