@@ -31,7 +31,7 @@ lint:
 	$(CARGO) clippy --all-targets --quiet -- -D warnings -D clippy::todo
 
 deny:
-	$(CARGO) deny --offline check --config .deny.toml bans licenses sources
+	$(CARGO) deny --offline --log-level error check bans licenses sources
 
 clean:
 	$(CARGO) clean

@@ -146,6 +146,21 @@ pub struct Protocol {
     pub min_extent_mm: f64,
 }
 
+impl Default for Protocol {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            matches: BTreeMap::new(),
+            structures: vec!["all".into()],
+            results: default_results(),
+            send_to: Vec::new(),
+            priority: 0,
+            min_slices: default_min_slices(),
+            min_extent_mm: default_min_extent_mm(),
+        }
+    }
+}
+
 fn default_results() -> Vec<String> {
     vec!["seg".into(), "rtstruct".into()]
 }
@@ -303,37 +318,15 @@ impl Config {
     /// # Errors
     /// All problems found, never only the first.
     pub fn load(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
-        let mut builder = config::Config::builder();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                vec![Problem::new(
-                    path.display().to_string(),
-                    error.to_string(),
-                    "give the file with --config, readable by the daemon's user",
-                )]
-            })?;
-            let unknown = unknown_keys(&text, path)?;
-            if !unknown.is_empty() {
-                return Err(unknown);
-            }
-            builder = builder.add_source(config::File::from_str(&text, config::FileFormat::Toml));
-        }
-        let environment = config::Environment::with_prefix("MEDLSAMD")
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true);
-        let written: Written = builder
-            .add_source(environment)
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .map_err(|error| {
-                vec![Problem::new(
-                    "configuration",
-                    error.to_string(),
-                    "config/medlsamd.toml lists every key with its type",
-                )]
-            })?;
-        Self::resolve(written)
+        let config = Self::load_offline(file)?;
+        let mut problems = Vec::new();
+        check_served(&config.written, &mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// [`load`](Self::load) for commands that serve nobody: peers and protocols may be absent.
+    pub fn load_offline(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
+        Self::resolve(read(file)?)
     }
 
     /// Checks everything that can be checked without touching disk or network.
@@ -363,6 +356,42 @@ impl Config {
     pub fn protocol(&self, name: &str) -> Option<&Protocol> {
         self.written.protocol.iter().find(|protocol| protocol.name == name)
     }
+}
+
+/// The layers put together, not yet checked. Relative paths of the file are relative to the file.
+fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
+    let mut builder = config::Config::builder();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "give the file with --config, readable by the daemon's user";
+            vec![Problem::new(path.display().to_string(), error.to_string(), hint)]
+        })?;
+        let unknown = unknown_keys(&text, path)?;
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
+        builder = builder.add_source(config::File::from_str(&text, config::FileFormat::Toml));
+    }
+    let environment =
+        config::Environment::with_prefix("MEDLSAMD").prefix_separator("__").separator("__").try_parsing(true);
+    let mut written: Written =
+        builder.add_source(environment).build().and_then(config::Config::try_deserialize).map_err(|error| {
+            let hint = "config/medlsamd.toml lists every key with its type";
+            vec![Problem::new("configuration", error.to_string(), hint)]
+        })?;
+    if let Some(dir) = file.and_then(Path::parent) {
+        let written = &mut written;
+        let paths = [
+            &mut written.storage.dir,
+            &mut written.inference.library,
+            &mut written.models.dir,
+            &mut written.models.weights_dir,
+        ];
+        for path in paths.into_iter().chain(&mut written.inference.engine_cache).chain(&mut written.watch.folders) {
+            *path = dir.join(&path);
+        }
+    }
+    Ok(written)
 }
 
 /// Every key of the file that no setting has. Compared with an example that holds every key, so that one look finds all.
@@ -470,7 +499,8 @@ fn check_numbers(written: &Written, problems: &mut Vec<Problem>) {
     }
 }
 
-fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
+/// What a daemon needs and a command on files does not.
+fn check_served(written: &Written, problems: &mut Vec<Problem>) {
     if written.peer.is_empty() && written.watch.folders.is_empty() {
         problems.push(Problem::new(
             "peer",
@@ -478,6 +508,16 @@ fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
             "add a [[peer]] with ae_title, host and may = [\"store\"]",
         ));
     }
+    if written.protocol.is_empty() {
+        problems.push(Problem::new(
+            "protocol",
+            "none is listed, so no series is worked on",
+            "add a [[protocol]] with name and structures = [\"all\"]",
+        ));
+    }
+}
+
+fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
     for (n, peer) in written.peer.iter().enumerate() {
         if peer.ae_title != "any"
             && let Err(error) = AeTitle::parse(&peer.ae_title)
@@ -526,13 +566,6 @@ fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Rou
 }
 
 fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
-    if written.protocol.is_empty() {
-        problems.push(Problem::new(
-            "protocol",
-            "none is listed, so no series is worked on",
-            "add a [[protocol]] with name and structures = [\"all\"]",
-        ));
-    }
     let mut names = BTreeSet::new();
     for (n, protocol) in written.protocol.iter().enumerate() {
         let mut complain = |key: &str, problem: String, hint: &str| {
@@ -587,12 +620,8 @@ impl Written {
         let protocol = Protocol {
             name: "chest".into(),
             matches: BTreeMap::from([("SeriesDescription".into(), "*".into())]),
-            structures: vec!["all".into()],
-            results: default_results(),
             send_to: vec!["PACS".into()],
-            priority: 0,
-            min_slices: default_min_slices(),
-            min_extent_mm: default_min_extent_mm(),
+            ..Protocol::default()
         };
         let destination = Destination {
             name: "PACS".into(),

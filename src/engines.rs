@@ -3,9 +3,13 @@
 use crate::config::Config;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{Choice, InferenceError, Runtime};
-use crate::localise::{Bank, Localiser};
+use crate::localise::Localiser;
+use crate::localise::bank::Bank;
 use crate::pipeline::Engines;
 use crate::segment::Segmenter;
+
+/// Name of the template bank in the localiser's directory.
+pub const BANK: &str = "bank.bin";
 
 /// The runtime library, with the providers that `[inference]` asks for.
 pub fn runtime(config: &Config) -> Result<Runtime, InferenceError> {
@@ -30,7 +34,7 @@ pub fn manifest(config: &Config, name: &str) -> Result<Manifest, InferenceError>
 /// The manifest of the configured localiser and its template bank.
 pub fn localiser_parts(config: &Config) -> Result<(Manifest, Bank), InferenceError> {
     let manifest = manifest(config, &config.written.models.localiser)?;
-    let bank = Bank::read(&manifest.dir.join("bank.bin"))?;
+    let bank = Bank::read(&manifest.dir.join(BANK))?;
     Ok((manifest, bank))
 }
 

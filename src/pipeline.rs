@@ -10,7 +10,7 @@ use crate::segment::{Outline, Segmenter};
 use crate::series::{self, Rejection, Requirements, Series};
 use crate::structure::Structure;
 use crate::volume::{self, Volume, VolumeError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// What is wanted of a series.
@@ -39,7 +39,7 @@ pub struct Outcome {
 }
 
 /// The facts of a run, for `report.json`, the job row and the tables people read. Holds no patient data.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     pub study_instance_uid: String,
     pub series_instance_uid: String,
@@ -56,7 +56,7 @@ pub struct Report {
     pub revision: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Found,
@@ -66,10 +66,10 @@ pub enum Verdict {
     NotFound,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StructureReport {
-    pub name: &'static str,
-    pub roi_name: &'static str,
+    pub name: String,
+    pub roi_name: String,
     pub verdict: Verdict,
     pub volume_ml: Option<f64>,
     pub mean_hu: Option<f64>,
@@ -77,9 +77,9 @@ pub struct StructureReport {
     pub reasons: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageTime {
-    pub stage: &'static str,
+    pub stage: String,
     pub seconds: f64,
 }
 
@@ -249,8 +249,8 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Ve
 impl StructureReport {
     fn absent(structure: &'static Structure, reasons: Vec<String>) -> Self {
         Self {
-            name: structure.name,
-            roi_name: structure.roi_name,
+            name: structure.name.into(),
+            roi_name: structure.roi_name.into(),
             verdict: Verdict::NotFound,
             volume_ml: None,
             mean_hu: None,
@@ -267,8 +267,8 @@ impl StructureReport {
         };
         let count = mask.voxel_count();
         Self {
-            name: located.structure.name,
-            roi_name: located.structure.roi_name,
+            name: located.structure.name.into(),
+            roi_name: located.structure.roi_name.into(),
             verdict,
             volume_ml: Some(count as f64 * volume.grid.voxel_volume_ml()),
             mean_hu: Some(mean_hu(volume, mask, count)),
@@ -315,7 +315,7 @@ impl StageClock {
         let result = work();
         let seconds = start.elapsed().as_secs_f64();
         tracing::debug!(stage, seconds, "stage done");
-        self.stages.push(StageTime { stage, seconds });
+        self.stages.push(StageTime { stage: stage.into(), seconds });
         result
     }
 }

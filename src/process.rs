@@ -1,6 +1,5 @@
 //! `medlsamd process`: the same pipeline on files, no network.
 
-use crate::config::Config;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
@@ -40,19 +39,32 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
     let mut processed = Vec::new();
     for (uid, instances) in series {
         let request = Request {
-            requirements: Requirements { min_slices: 20, min_extent_mm: 60.0 },
+            requirements: Requirements {
+                min_slices: 20,
+                min_extent_mm: 60.0,
+            },
             structures: structures.clone(),
             results: results::KINDS.iter().collect(),
             identity: identity(order, &uid, engines),
         };
-        let out = if several { order.out.join(uid.as_str()) } else { order.out.to_path_buf() };
+        let out = if several {
+            order.out.join(uid.as_str())
+        } else {
+            order.out.to_path_buf()
+        };
         match pipeline::run(instances, &request, engines, progress) {
             Ok(outcome) => {
                 write(&outcome, &out, order.dump_masks)?;
-                processed.push(Processed::Done { out, report: outcome.report });
+                processed.push(Processed::Done {
+                    out,
+                    report: outcome.report,
+                });
             }
             Err(PipelineError::Refused(reason)) => {
-                processed.push(Processed::Refused { series_instance_uid: uid, reason });
+                processed.push(Processed::Refused {
+                    series_instance_uid: uid,
+                    reason,
+                });
             }
             Err(error) => return Err(error.into()),
         }
@@ -86,7 +98,8 @@ fn identity(order: &Order<'_>, series: &Uid, engines: &Engines) -> Identity {
     }
 }
 
-fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
+/// Every readable instance under the paths, by series.
+pub fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
     let mut files = Vec::new();
     for path in paths {
         list(path, &mut files, 0).with_context(|| format!("cannot read {}", path.display()))?;
@@ -95,7 +108,10 @@ fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
     let mut unreadable = 0;
     for file in &files {
         match Instance::read(file) {
-            Ok(instance) => series.entry(instance.series_instance_uid.clone()).or_default().push(instance),
+            Ok(instance) => series
+                .entry(instance.series_instance_uid.clone())
+                .or_default()
+                .push(instance),
             Err(error) => {
                 unreadable += 1;
                 tracing::warn!(file = %file.display(), %error, "not taken: no readable DICOM instance");
@@ -103,7 +119,10 @@ fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>> {
         }
     }
     if series.is_empty() {
-        bail!("no DICOM instance among {} files ({unreadable} unreadable)", files.len());
+        bail!(
+            "no DICOM instance among {} files ({unreadable} unreadable)",
+            files.len()
+        );
     }
     Ok(series)
 }
@@ -117,7 +136,9 @@ fn list(path: &Path, files: &mut Vec<PathBuf>, depth: usize) -> std::io::Result<
     if depth > 8 {
         return Ok(());
     }
-    let mut entries = std::fs::read_dir(path)?.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+    let mut entries = std::fs::read_dir(path)?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<Vec<_>, _>>()?;
     entries.sort();
     entries.iter().try_for_each(|entry| list(entry, files, depth + 1))
 }
@@ -152,15 +173,26 @@ pub fn summary(report: &Report) -> String {
                 Verdict::NotFound => "not found",
             };
             let volume = s.volume_ml.map_or_else(|| "-".into(), |ml| format!("{ml:.1}"));
-            vec![s.name.to_string(), verdict.into(), volume, s.reasons.join("; ")]
+            vec![s.name.clone(), verdict.into(), volume, s.reasons.join("; ")]
         })
         .collect();
     let mut text = table::render(&["structure", "verdict", "ml", "why"], &rows);
-    let found = report.structures.iter().filter(|s| s.verdict != Verdict::NotFound).count();
-    text.push_str(&format!("\n{found} of {} structures in {} slices\n", report.structures.len(), report.slices));
+    let found = report
+        .structures
+        .iter()
+        .filter(|s| s.verdict != Verdict::NotFound)
+        .count();
+    text.push_str(&format!(
+        "\n{found} of {} structures in {} slices\n",
+        report.structures.len(),
+        report.slices
+    ));
     for stage in &report.stages {
         text.push_str(&format!("{:>12}  {:7.2} s\n", stage.stage, stage.seconds));
     }
-    text.push_str(&format!("{:>12}  {:7.2} s of these inside ONNX Runtime\n", "", report.runtime_s));
+    text.push_str(&format!(
+        "{:>12}  {:7.2} s of these inside ONNX Runtime\n",
+        "", report.runtime_s
+    ));
     text
 }

@@ -26,7 +26,10 @@ pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
 mod tests {
     #[test]
     fn columns_line_up() {
-        let text = super::render(&["name", "ml"], &[vec!["spleen".into(), "210".into()], vec!["é".into(), "5".into()]]);
+        let text = super::render(
+            &["name", "ml"],
+            &[vec!["spleen".into(), "210".into()], vec!["é".into(), "5".into()]],
+        );
         assert_eq!(text, "name    ml\nspleen  210\né       5\n");
     }
 }

@@ -61,11 +61,19 @@ fn open(path: &Path, threads: usize) -> Result<Loaded, InferenceError> {
         .and_then(|pool| pool.with_inter_threads(1))
         .and_then(|pool| pool.with_spin_control(false))
         .and_then(|pool| {
-            builder.with_name("medlsamd").with_telemetry(false).with_global_thread_pool(pool).build()
+            builder
+                .with_name("medlsamd")
+                .with_telemetry(false)
+                .with_global_thread_pool(pool)
+                .build()
         })
         .map_err(|e| missing(&path, &e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
-    Ok(Loaded { environment, path, version })
+    Ok(Loaded {
+        environment,
+        path,
+        version,
+    })
 }
 
 fn missing(path: &Path, cause: &str) -> InferenceError {

@@ -30,10 +30,17 @@ impl Manifest {
     /// Reads `dir/model.toml`. The model's file need not be there yet.
     pub fn read(dir: &Path, weights_dir: &Path) -> Result<Self, InferenceError> {
         let path = dir.join("model.toml");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| InferenceError::Missing(format!("model manifest {}: {e}; check [models] dir and the model's name", path.display())))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            InferenceError::Missing(format!(
+                "model manifest {}: {e}; check [models] dir and the model's name",
+                path.display()
+            ))
+        })?;
         let model = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let refuse = |problem: String| InferenceError::Model { model: model.clone(), problem };
+        let refuse = |problem: String| InferenceError::Model {
+            model: model.clone(),
+            problem,
+        };
         let raw: toml::Table = text.parse().map_err(|e| refuse(format!("{}: {e}", path.display())))?;
         let text = |key: &str| match raw.get(key) {
             Some(toml::Value::String(value)) => Ok(value.clone()),
@@ -42,27 +49,57 @@ impl Manifest {
         let file = PathBuf::from(text("file")?);
         // A manifest names a file, never a place: nothing outside the two directories is ever read.
         if file.components().count() != 1 || file.file_name().is_none() {
-            return Err(refuse(format!("`file` must be a plain file name, not {}", file.display())));
+            return Err(refuse(format!(
+                "`file` must be a plain file name, not {}",
+                file.display()
+            )));
         }
         let beside = dir.join(&file);
-        let file = if beside.is_file() { beside } else { weights_dir.join(&file) };
+        let file = if beside.is_file() {
+            beside
+        } else {
+            weights_dir.join(&file)
+        };
         let sha256 = text("sha256")?.to_ascii_lowercase();
         if !(sha256.is_empty() || sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit())) {
             return Err(refuse("`sha256` must be 64 hexadecimal digits, or empty".into()));
         }
-        let [name, version, kind, family, licence] =
-            [text("name")?, text("version")?, text("kind")?, text("family")?, text("licence")?];
-        Ok(Self { dir: dir.to_path_buf(), name, version, kind, family, file, sha256, licence, raw })
+        let [name, version, kind, family, licence] = [
+            text("name")?,
+            text("version")?,
+            text("kind")?,
+            text("family")?,
+            text("licence")?,
+        ];
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            name,
+            version,
+            kind,
+            family,
+            file,
+            sha256,
+            licence,
+            raw,
+        })
     }
 
     /// Reads the model file and refuses it when its SHA-256 is not the manifest's.
     pub fn load_verified(&self) -> Result<Vec<u8>, InferenceError> {
         let bytes = std::fs::read(&self.file).map_err(|e| {
-            InferenceError::Missing(format!("model {}: {}: {e}; run set-up, or put the file there", self.name, self.file.display()))
+            InferenceError::Missing(format!(
+                "model {}: {}: {e}; run set-up, or put the file there",
+                self.name,
+                self.file.display()
+            ))
         })?;
         let found = sha256(&bytes);
         if !self.sha256.is_empty() && found != self.sha256 {
-            let problem = format!("{} has SHA-256 {found}, the manifest wants {}", self.file.display(), self.sha256);
+            let problem = format!(
+                "{} has SHA-256 {found}, the manifest wants {}",
+                self.file.display(),
+                self.sha256
+            );
             return Err(self.refuse(problem));
         }
         Ok(bytes)
@@ -75,29 +112,46 @@ impl Manifest {
             _ => return Err(self.refuse(format!("model.toml lacks the file name `{key}`"))),
         };
         let path = self.dir.join(name);
-        std::fs::read(&path).map_err(|e| InferenceError::Missing(format!("model {}: {}: {e}", self.name, path.display())))
+        std::fs::read(&path)
+            .map_err(|e| InferenceError::Missing(format!("model {}: {}: {e}", self.name, path.display())))
     }
 
     /// A number of the family's own, `key` under `raw`.
     pub fn number(&self, key: &str) -> Result<f64, InferenceError> {
-        let number = self.raw.get(key).and_then(|v| v.as_float().or_else(|| v.as_integer().map(|i| i as f64)));
+        let number = self
+            .raw
+            .get(key)
+            .and_then(|v| v.as_float().or_else(|| v.as_integer().map(|i| i as f64)));
         number.ok_or_else(|| self.refuse(format!("model.toml lacks the number `{key}`")))
     }
 
     /// The tensors of `checkpoint` that `wanted` names, each of which must be there with the shape wanted.
-    pub fn weights(&self, checkpoint: &Checkpoint<'_>, wanted: &[(String, Vec<usize>)]) -> Result<Vec<Weight>, InferenceError> {
+    pub fn weights(
+        &self,
+        checkpoint: &Checkpoint<'_>,
+        wanted: &[(String, Vec<usize>)],
+    ) -> Result<Vec<Weight>, InferenceError> {
         let load = |(name, shape): &(String, Vec<usize>)| {
             let tensor = checkpoint.tensor(name).map_err(|e| self.refuse(e.to_string()))?;
             if tensor.shape() != shape {
-                return Err(self.refuse(format!("{name} has shape {:?}, the graph wants {shape:?}", tensor.shape())));
+                return Err(self.refuse(format!(
+                    "{name} has shape {:?}, the graph wants {shape:?}",
+                    tensor.shape()
+                )));
             }
-            Ok(Weight { name: name.clone(), tensor })
+            Ok(Weight {
+                name: name.clone(),
+                tensor,
+            })
         };
         wanted.iter().map(load).collect()
     }
 
     pub fn refuse(&self, problem: String) -> InferenceError {
-        InferenceError::Model { model: self.name.clone(), problem }
+        InferenceError::Model {
+            model: self.name.clone(),
+            problem,
+        }
     }
 }
 
@@ -138,7 +192,13 @@ mod tests {
     fn a_file_outside_the_model_directories_is_refused() {
         for file in ["../w.pth", "/etc/passwd", "a/b"] {
             let dir = model(ABC, file);
-            assert!(matches!(Manifest::read(dir.path(), dir.path()), Err(InferenceError::Model { .. })), "{file}");
+            assert!(
+                matches!(
+                    Manifest::read(dir.path(), dir.path()),
+                    Err(InferenceError::Model { .. })
+                ),
+                "{file}"
+            );
         }
     }
 

@@ -66,10 +66,14 @@ pub(crate) fn order(choice: &Choice) -> Result<(Vec<Provider>, bool), InferenceE
         return Ok((Provider::ALL.to_vec(), false));
     }
     let known = |name: &&str| {
-        Provider::ALL.into_iter().find(|p| p.name() == *name).ok_or_else(|| InferenceError::Provider {
-            provider: (*name).to_owned(),
-            cause: "no such provider; [inference] providers takes [\"auto\"], or a list of tensorrt, cuda and cpu".into(),
-        })
+        Provider::ALL
+            .into_iter()
+            .find(|p| p.name() == *name)
+            .ok_or_else(|| InferenceError::Provider {
+                provider: (*name).to_owned(),
+                cause: "no such provider; [inference] providers takes [\"auto\"], or a list of tensorrt, cuda and cpu"
+                    .into(),
+            })
     };
     Ok((named.iter().map(known).collect::<Result<_, _>>()?, true))
 }
@@ -85,15 +89,27 @@ pub(crate) fn assigned_nodes(session: &Session) -> Result<BTreeMap<String, usize
     unsafe {
         let mut subgraphs = ptr::null();
         let mut count = 0;
-        checked((api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut subgraphs, &mut count))?;
+        checked((api.Session_GetEpGraphAssignmentInfo)(
+            session.ptr(),
+            &mut subgraphs,
+            &mut count,
+        ))?;
         for index in 0..count {
             let subgraph = *subgraphs.add(index);
             let mut name: *const c_char = ptr::null();
             checked((api.EpAssignedSubgraph_GetEpName)(subgraph, &mut name))?;
             let mut members = ptr::null();
             let mut member_count = 0;
-            checked((api.EpAssignedSubgraph_GetNodes)(subgraph, &mut members, &mut member_count))?;
-            let name = if name.is_null() { "?".into() } else { CStr::from_ptr(name).to_string_lossy() };
+            checked((api.EpAssignedSubgraph_GetNodes)(
+                subgraph,
+                &mut members,
+                &mut member_count,
+            ))?;
+            let name = if name.is_null() {
+                "?".into()
+            } else {
+                CStr::from_ptr(name).to_string_lossy()
+            };
             let name = Provider::from_runtime(&name).map_or_else(|| name.to_string(), |p| p.name().to_owned());
             *nodes.entry(name).or_insert(0) += member_count;
         }
@@ -123,12 +139,18 @@ mod tests {
 
     #[test]
     fn named_providers_keep_the_order_written() {
-        assert_eq!(order(&choice(&["cpu", "cuda"])).unwrap(), (vec![Provider::Cpu, Provider::Cuda], true));
+        assert_eq!(
+            order(&choice(&["cpu", "cuda"])).unwrap(),
+            (vec![Provider::Cpu, Provider::Cuda], true)
+        );
     }
 
     #[test]
     fn an_unknown_provider_is_refused_by_name() {
         let error = order(&choice(&["cuda", "rocm"])).unwrap_err().to_string();
-        assert!(error.contains("rocm") && error.contains("tensorrt, cuda and cpu"), "{error}");
+        assert!(
+            error.contains("rocm") && error.contains("tensorrt, cuda and cpu"),
+            "{error}"
+        );
     }
 }

@@ -183,7 +183,7 @@ fn engine_dir(
 }
 
 /// Which provider runs a model, as seen by the runtime itself and not as asked.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Assignment {
     pub model: String,
     /// `cpu`, `cuda` or `tensorrt`: the one that was registered and took most nodes.

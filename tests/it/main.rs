@@ -1,1 +1,3 @@
+mod localising;
+
 fn main() {}
