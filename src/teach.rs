@@ -35,7 +35,7 @@ pub enum TeachError {
 }
 
 /// Points placed on one volume. As JSON: `models/medlam/templates/*.json`; coordinates are patient LPS millimetres.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Placed {
     /// Id of the template.
     pub volume: String,
