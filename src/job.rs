@@ -193,6 +193,8 @@ pub struct Job {
     /// Not claimed before.
     pub retry_at: Option<Timestamp>,
     pub received_at: Timestamp,
+    /// When it began to take instances, for the longest wait; anew when a late one reopens it.
+    pub gathering_since: Timestamp,
     pub last_instance_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,

@@ -1,6 +1,5 @@
 //! `medlsamd process`: the same pipeline on files, no network.
 
-use crate::config::Config;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};

@@ -143,7 +143,7 @@ fn element(bytes: &[u8], explicit: bool) -> Option<Element<'_>> {
     let u16_at = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
     let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
     let tag = (u16_at(0)?, u16_at(2)?);
-    let (header, length) = match (explicit, bytes.get(4..6)?) {
+    let (header, length): (usize, usize) = match (explicit, bytes.get(4..6)?) {
         (false, _) => (8, u32_at(4)?),
         (
             true,

@@ -204,6 +204,10 @@ impl Intake {
         let uid = |text: &str, what: &str| {
             Uid::parse(text).map_err(|_| IntakeError::CannotUnderstand(format!("{}: no valid {what}", path.display())))
         };
+        // The network negotiates what is taken; here this is the only door-keeper.
+        if !spool::CT_SOP_CLASSES.contains(&meta.sop_class_uid.as_str()) {
+            return Err(IntakeError::Mismatch(format!("SOP class {} is no CT image, only those are taken here", meta.sop_class_uid)));
+        }
         let nobody = || AeTitle::parse("DROP_FOLDER").expect("a valid title");
         let mut spool = self.begin(Claim {
             sop_class_uid: uid(&meta.sop_class_uid, "SOP Class UID")?,

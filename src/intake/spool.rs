@@ -43,7 +43,7 @@ impl Drop for Temporary {
 }
 
 impl Spool {
-    pub(crate) fn create(shared: Arc<Shared>, claim: Claim) -> Result<Self, IntakeError> {
+    pub(in crate::intake) fn create(shared: Arc<Shared>, claim: Claim) -> Result<Self, IntakeError> {
         let path = shared.temporary_path(&claim);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|e| IntakeError::io("make", &path, &e))?;
@@ -191,7 +191,7 @@ impl Spool {
 }
 
 /// CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage (PS3.4 table B.5-1).
-const CT_SOP_CLASSES: [&str; 3] = ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
+pub(in crate::intake) const CT_SOP_CLASSES: [&str; 3] = ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
 /// (FFFE,E0DD) with length zero ends encapsulated pixel data (PS3.5 A.4).
 const SEQUENCE_DELIMITER: &[u8] = &[0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];

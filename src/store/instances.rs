@@ -134,10 +134,8 @@ fn arrived(change: &Change<'_>, new: &NewInstance) -> Result<(), StoreError> {
                     new.received_at,
                     "an instance arrived after the series was closed",
                 )?;
-                change.run(
-                    "UPDATE jobs SET upto_instance = NULL, retry_at = NULL WHERE id = ?1",
-                    [id.0],
-                )?;
+                let sql = "UPDATE jobs SET upto_instance = NULL, retry_at = NULL, gathering_since = ?2 WHERE id = ?1";
+                change.run(sql, (id.0, new.received_at.as_millisecond()))?;
                 id
             }
             state => {
@@ -170,8 +168,8 @@ fn open_job(
     // The seed is drawn, not derived: were the database lost and rebuilt, a derived one would give old UIDs to new objects.
     change.run(
         "INSERT INTO jobs (study_uid, series_uid, revision, patient_id, state, supersedes, uid_seed, content_date, content_time,
-                           received_at, last_instance_at)
-         VALUES (?1, ?2, ?3, ?4, 'receiving', ?5, lower(hex(randomblob(16))), ?6, ?7, ?8, ?8)",
+                           received_at, gathering_since, last_instance_at)
+         VALUES (?1, ?2, ?3, ?4, 'receiving', ?5, lower(hex(randomblob(16))), ?6, ?7, ?8, ?8, ?8)",
         (
             new.series.study_instance_uid.as_str(),
             new.series.series_instance_uid.as_str(),

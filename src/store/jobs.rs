@@ -18,7 +18,7 @@ pub struct JobEvent {
 }
 
 const COLUMNS: &str = "id, study_uid, series_uid, revision, patient_id, protocol, state, priority, attempts, supersedes, \
-     supersedes_sop_uid, uid_seed, content_date, content_time, instances, reason, retry_at, received_at, last_instance_at, \
+     supersedes_sop_uid, uid_seed, content_date, content_time, instances, reason, retry_at, received_at, gathering_since, last_instance_at, \
      started_at, finished_at, provider, models, structures_found, structures_missing, report";
 
 impl Store {
@@ -242,6 +242,7 @@ struct RawJob {
     supersedes_sop_uid: Option<String>,
     retry_at: Option<i64>,
     received_at: i64,
+    gathering_since: i64,
     last_instance_at: i64,
     started_at: Option<i64>,
     finished_at: Option<i64>,
@@ -260,6 +261,7 @@ impl RawJob {
             supersedes_sop_uid: row.get("supersedes_sop_uid")?,
             retry_at: row.get("retry_at")?,
             received_at: row.get("received_at")?,
+            gathering_since: row.get("gathering_since")?,
             last_instance_at: row.get("last_instance_at")?,
             started_at: row.get("started_at")?,
             finished_at: row.get("finished_at")?,
@@ -289,6 +291,7 @@ impl RawJob {
                 reason: row.get("reason")?,
                 retry_at: None,
                 received_at: Timestamp::UNIX_EPOCH,
+                gathering_since: Timestamp::UNIX_EPOCH,
                 last_instance_at: Timestamp::UNIX_EPOCH,
                 started_at: None,
                 finished_at: None,
@@ -309,6 +312,7 @@ impl RawJob {
         job.identity.supersedes = self.supersedes_sop_uid.map(|uid| change.uid(&uid)).transpose()?;
         job.retry_at = change.time_or_none(self.retry_at)?;
         job.received_at = change.time(self.received_at)?;
+        job.gathering_since = change.time(self.gathering_since)?;
         job.last_instance_at = change.time(self.last_instance_at)?;
         job.started_at = change.time_or_none(self.started_at)?;
         job.finished_at = change.time_or_none(self.finished_at)?;

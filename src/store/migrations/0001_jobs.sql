@@ -33,6 +33,7 @@ CREATE TABLE jobs (
     reason             TEXT,
     retry_at           INTEGER,
     received_at        INTEGER NOT NULL,
+    gathering_since    INTEGER NOT NULL,
     last_instance_at   INTEGER NOT NULL,
     queued_at          INTEGER,
     started_at         INTEGER,
