@@ -32,7 +32,9 @@ const SCAN_BIT: u64 = 1 << 63;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders")]
+    #[error(
+        "watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders"
+    )]
     Folder { path: PathBuf, source: io::Error },
     #[error("cannot start the thread that watches the drop folders: {0}")]
     Thread(io::Error),
@@ -55,7 +57,10 @@ impl Watch {
     /// Starts a thread; files that lie in the folders already are taken too.
     pub fn start(intake: Intake, folders: Vec<PathBuf>) -> Result<Self, WatchError> {
         for path in &folders {
-            fs::read_dir(path).map_err(|source| WatchError::Folder { path: path.clone(), source })?;
+            fs::read_dir(path).map_err(|source| WatchError::Folder {
+                path: path.clone(),
+                source,
+            })?;
         }
         let (wake, woken) = mpsc::channel();
         let watcher = watcher(&folders, wake.clone());
@@ -75,8 +80,15 @@ impl Watch {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("watch".into()).spawn(run).map_err(WatchError::Thread)?;
-        Ok(Self { stop: Some(wake), thread: Some(thread), _watcher: watcher })
+        let thread = std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(run)
+            .map_err(WatchError::Thread)?;
+        Ok(Self {
+            stop: Some(wake),
+            thread: Some(thread),
+            _watcher: watcher,
+        })
     }
 }
 
@@ -97,7 +109,9 @@ fn watcher(folders: &[PathBuf], wake: Sender<Wake>) -> Option<RecommendedWatcher
         let _ = wake.send(Wake::Changed);
     };
     let started = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-        folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::Recursive))?;
+        folders
+            .iter()
+            .try_for_each(|folder| watcher.watch(folder, RecursiveMode::Recursive))?;
         Ok(watcher)
     });
     match started {
@@ -127,7 +141,12 @@ struct Scanner {
 
 impl Scanner {
     fn new(intake: Intake, folders: Vec<PathBuf>) -> Self {
-        Self { intake, folders, seen: HashMap::new(), scans: 0 }
+        Self {
+            intake,
+            folders,
+            seen: HashMap::new(),
+            scans: 0,
+        }
     }
 
     /// Takes every file that has settled. True when some are still growing, or were too many.
@@ -140,9 +159,15 @@ impl Scanner {
                 tracing::error!(folder = %folder.display(), %error, "cannot look through the drop folder");
             }
             for (path, length, modified) in files {
-                let fresh = Seen { length, modified, since: now };
+                let fresh = Seen {
+                    length,
+                    modified,
+                    since: now,
+                };
                 let before = self.seen.get(&path).copied();
-                let seen = before.filter(|old| (old.length, old.modified) == (length, modified)).unwrap_or(fresh);
+                let seen = before
+                    .filter(|old| (old.length, old.modified) == (length, modified))
+                    .unwrap_or(fresh);
                 if now.duration_since(seen.since) >= SETTLED {
                     settled.push((folder.clone(), path.clone()));
                 }
@@ -223,7 +248,9 @@ fn list(dir: &Path, depth: usize, files: &mut Vec<(PathBuf, u64, Option<SystemTi
     for entry in entries {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let unfinished = [".part", ".tmp", ".filepart", ".crdownload"].iter().any(|end| name.ends_with(end));
+        let unfinished = [".part", ".tmp", ".filepart", ".crdownload"]
+            .iter()
+            .any(|end| name.ends_with(end));
         if name.starts_with('.') || name == REJECTED || unfinished || files.len() >= MAX_FILES {
             continue;
         }
