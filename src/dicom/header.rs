@@ -37,6 +37,8 @@ pub struct Instance {
     pub gantry_tilt_deg: Option<f64>,
     pub rescale_slope: Option<f64>,
     pub rescale_intercept: Option<f64>,
+    /// (0028,1054); empty when absent. `HU` unless the values are something else, such as an iodine map's.
+    pub rescale_type: String,
     /// 1 when absent.
     pub samples_per_pixel: u16,
     pub photometric_interpretation: String,
@@ -131,6 +133,7 @@ const WANTED: &[Tag] = &[
     0x0028_0121, // Pixel Padding Range Limit
     0x0028_1052, // Rescale Intercept
     0x0028_1053, // Rescale Slope
+    0x0028_1054, // Rescale Type
 ];
 
 /// Enough for nearly every header, private groups included.
@@ -368,6 +371,7 @@ impl<'a> Fields<'a> {
             gantry_tilt_deg: self.decimal(0x0018_1120),
             rescale_slope: self.decimal(0x0028_1053),
             rescale_intercept: self.decimal(0x0028_1052),
+            rescale_type: self.text(0x0028_1054),
             samples_per_pixel: self.short(0x0028_0002).unwrap_or(1),
             photometric_interpretation: self.text(0x0028_0004),
             bits_allocated,

@@ -1,0 +1,98 @@
+//! A series as Hounsfield units on its grid, and resampling to other grids.
+
+mod pixels;
+mod resample;
+
+pub use crate::volume::pixels::DECODABLE_TRANSFER_SYNTAXES;
+pub use crate::volume::resample::to_patient_axes;
+
+use crate::geometry::Grid;
+use crate::progress::Progress;
+use crate::series::{Series, SliceName};
+use ndarray::Array3;
+use std::sync::Mutex;
+
+/// Outside of the volume, outside of the scanner's field of view, and the lowest value kept: air.
+pub const AIR_HU: i16 = -1024;
+/// More threads only wait for the disk.
+const MAX_THREADS: usize = 4;
+
+/// HU on a grid, indexed `[k, j, i]` = (slice, row, column).
+#[derive(Clone, Debug)]
+pub struct Volume {
+    pub grid: Grid,
+    pub hu: Array3<i16>,
+}
+
+/// A slice whose pixels cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("slice {sop_instance_uid}: {problem}")]
+    Slice { sop_instance_uid: String, problem: String },
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Decodes every slice and applies its own rescale slope and intercept; padding becomes air (−1024 HU).
+///
+/// # Errors
+/// Names the first slice of the stack that is unreadable, cut short or of a kind that is not decoded.
+pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, VolumeError> {
+    progress.stage("reconstruct", series.slices.len());
+    let grid = series.grid.clone();
+    let mut hu = Array3::from_elem(grid.shape(), AIR_HU);
+    let plane = (grid.size[0] * grid.size[1]).max(1);
+    let voxels = hu.as_slice_mut().expect("a new array is contiguous");
+    // Slices are handed out in order, so the failure with the lowest index is always among those met.
+    let queue = Mutex::new(series.slices.iter().zip(voxels.chunks_mut(plane)).enumerate());
+    let outcome = Mutex::new(Outcome { finished: 0, failure: None, cancelled: false });
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no thread panics with the queue").next();
+                    let Some((k, (instance, out))) = next else { return };
+                    let result = if progress.cancelled() { None } else { Some(pixels::read_hu(instance, out)) };
+                    let mut outcome = outcome.lock().expect("no thread panics with the outcome");
+                    match result {
+                        None => outcome.cancelled = true,
+                        Some(Ok(())) => {
+                            outcome.finished += 1;
+                            progress.step(outcome.finished);
+                        }
+                        Some(Err(problem)) => outcome.fail(k, SliceName::of(instance), problem),
+                    }
+                    if outcome.cancelled || outcome.failure.is_some() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let outcome = outcome.into_inner().expect("no thread panics with the outcome");
+    match outcome.failure {
+        Some((_, error)) => Err(error),
+        None if outcome.cancelled => Err(VolumeError::Cancelled),
+        None => Ok(Volume { grid, hu }),
+    }
+}
+
+struct Outcome {
+    finished: usize,
+    failure: Option<(usize, VolumeError)>,
+    cancelled: bool,
+}
+
+impl Outcome {
+    fn fail(&mut self, k: usize, slice: SliceName, problem: String) {
+        if self.failure.as_ref().is_none_or(|(other, _)| k < *other) {
+            let number = slice.instance_number.map(|number| format!("number {number}, ")).unwrap_or_default();
+            let problem = format!("{number}at index {k}: {problem}");
+            self.failure = Some((k, VolumeError::Slice { sop_instance_uid: slice.sop_instance_uid.to_string(), problem }));
+        }
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)
+}
