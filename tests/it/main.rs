@@ -1,1 +1,6 @@
-fn main(){}
+//! Promises to the outside, one file each.
+
+mod support;
+
+mod assembly;
+mod real_series;

@@ -1,0 +1,4 @@
+//! What several promises are tested with.
+
+pub mod data;
+pub mod phantom;
