@@ -10,3 +10,4 @@ mod real_series;
 mod network;
 mod network_peers;
 mod localising;
+mod main_job;

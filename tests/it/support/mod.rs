@@ -1,7 +1,9 @@
 //! What several promises are tested with.
 
+pub mod daemon;
 pub mod data;
 pub mod log;
+pub mod orthanc;
 pub mod peers;
 pub mod phantom;
 pub mod rude;
