@@ -20,7 +20,9 @@ pub type WholeCheck = fn(Vec<Instance>, &Requirements) -> Result<(), String>;
 
 /// The check of the daemon: the same code that the pipeline will order the slices with.
 pub fn assembles(instances: Vec<Instance>, requirements: &Requirements) -> Result<(), String> {
-    series::assemble(instances, requirements).map(drop).map_err(|rejection| rejection.to_string())
+    series::assemble(instances, requirements)
+        .map(drop)
+        .map_err(|rejection| rejection.to_string())
 }
 
 /// What is known about a series that is still being gathered. Times in seconds.
@@ -46,7 +48,11 @@ pub enum Decision {
 
 /// The rule, a pure function.
 pub fn decide(facts: &Facts<'_>, timing: &SeriesTiming) -> Decision {
-    let SeriesTiming { settle_s, quiet_period_s, max_wait_s } = *timing;
+    let SeriesTiming {
+        settle_s,
+        quiet_period_s,
+        max_wait_s,
+    } = *timing;
     if facts.age_s >= max_wait_s {
         let text = match facts.evidence {
             Ok(()) => format!("whole, and gathered for {max_wait_s} s (series.max_wait_s)"),
@@ -61,10 +67,12 @@ pub fn decide(facts: &Facts<'_>, timing: &SeriesTiming) -> Decision {
         return Decision::Wait("waits for the end of an association that sent instances of it".to_owned());
     }
     match facts.evidence {
-        Ok(()) => Decision::Close(format!("whole: gap-free, association ended, {settle_s} s of silence (series.settle_s)")),
-        Err(why) if facts.quiet_s >= quiet_period_s => {
-            Decision::Close(format!("taken as it is after {quiet_period_s} s of silence (series.quiet_period_s), though {why}"))
-        }
+        Ok(()) => Decision::Close(format!(
+            "whole: gap-free, association ended, {settle_s} s of silence (series.settle_s)"
+        )),
+        Err(why) if facts.quiet_s >= quiet_period_s => Decision::Close(format!(
+            "taken as it is after {quiet_period_s} s of silence (series.quiet_period_s), though {why}"
+        )),
         Err(why) => Decision::Wait(format!("waits for more, at most {quiet_period_s} s of silence: {why}")),
     }
 }
@@ -102,7 +110,15 @@ struct Judgement {
 impl Gatherer {
     pub fn new(config: &Config, store: Store, intake: Intake) -> Self {
         let (protocols, timing) = (config.written.protocol.clone(), config.written.series.clone());
-        Self { store, intake, protocols, timing, whole: assembles, started_at: Timestamp::now(), judged: HashMap::new() }
+        Self {
+            store,
+            intake,
+            protocols,
+            timing,
+            whole: assembles,
+            started_at: Timestamp::now(),
+            judged: HashMap::new(),
+        }
     }
 
     /// Runs until `stop` says so; calls `wake` whenever a job was queued. Blocking; give it a thread of its own.
@@ -139,21 +155,41 @@ impl Gatherer {
             return Ok(());
         }
         let judgement = self.judge(job)?;
-        let evidence = judgement.evidence.as_ref().map(|()| ()).map_err(String::as_str);
-        match decide(&Facts { quiet_s, age_s, fed, evidence }, &self.timing) {
+        let evidence = match &judgement.evidence {
+            Ok(()) => Ok(()),
+            Err(why) => Err(why.as_str()),
+        };
+        match decide(
+            &Facts {
+                quiet_s,
+                age_s,
+                fed,
+                evidence,
+            },
+            &self.timing,
+        ) {
             Decision::KeepReceiving => {}
             Decision::Wait(reason) => self.store.fell_silent(job.id, &reason, now)?,
             Decision::Close(why) => match &judgement.protocol {
                 Ok((name, priority)) => {
                     let text = format!("{} instances for protocol {name}, {why}", job.instances);
                     if self.store.close(job, name, *priority, &text, now)? {
-                        tracing::info!(job = job.id.0, protocol = name, instances = job.instances, "series closed");
+                        tracing::info!(
+                            job = job.id.0,
+                            protocol = name,
+                            instances = job.instances,
+                            "series closed"
+                        );
                         moved.queued.push(job.id);
                     }
                 }
                 Err(clauses) => {
                     self.store.refuse(job.id, clauses, now)?;
-                    tracing::info!(job = job.id.0, instances = job.instances, "series refused, no protocol matches");
+                    tracing::info!(
+                        job = job.id.0,
+                        instances = job.instances,
+                        "series refused, no protocol matches"
+                    );
                     moved.refused.push(job.id);
                 }
             },
@@ -175,7 +211,10 @@ impl Gatherer {
             Err(error) => {
                 tracing::error!(job = job.id.0, %error, "cannot read a stored instance");
                 let first = self.protocols.first().map(|p| (p.name.clone(), p.priority));
-                Judgement { protocol: first.ok_or_else(|| error.to_string()), evidence: Err(error.to_string()) }
+                Judgement {
+                    protocol: first.ok_or_else(|| error.to_string()),
+                    evidence: Err(error.to_string()),
+                }
             }
         };
         self.judged.insert(job.id, (job.instances, judgement.clone()));
@@ -185,13 +224,19 @@ impl Gatherer {
     fn judge_headers(&self, headers: Vec<Instance>) -> Judgement {
         match protocol::find(&self.protocols, &headers) {
             Ok(found) => {
-                let requirements = Requirements { min_slices: found.min_slices, min_extent_mm: found.min_extent_mm };
+                let requirements = Requirements {
+                    min_slices: found.min_slices,
+                    min_extent_mm: found.min_extent_mm,
+                };
                 Judgement {
                     protocol: Ok((found.name.clone(), found.priority)),
                     evidence: (self.whole)(headers, &requirements),
                 }
             }
-            Err(none) => Judgement { protocol: Err(none.to_string()), evidence: Err(none.to_string()) },
+            Err(none) => Judgement {
+                protocol: Err(none.to_string()),
+                evidence: Err(none.to_string()),
+            },
         }
     }
 }
@@ -200,10 +245,22 @@ impl Gatherer {
 mod tests {
     use super::*;
 
-    const TIMING: SeriesTiming = SeriesTiming { settle_s: 5.0, quiet_period_s: 60.0, max_wait_s: 3600.0 };
+    const TIMING: SeriesTiming = SeriesTiming {
+        settle_s: 5.0,
+        quiet_period_s: 60.0,
+        max_wait_s: 3600.0,
+    };
 
     fn decided(quiet_s: f64, age_s: f64, fed: bool, evidence: Result<(), &str>) -> Decision {
-        decide(&Facts { quiet_s, age_s, fed, evidence }, &TIMING)
+        decide(
+            &Facts {
+                quiet_s,
+                age_s,
+                fed,
+                evidence,
+            },
+            &TIMING,
+        )
     }
 
     #[test]
@@ -222,6 +279,9 @@ mod tests {
 
     #[test]
     fn a_series_that_never_falls_silent_is_closed_in_the_end() {
-        assert!(matches!(decided(0.1, 3600.0, true, Err("few slices")), Decision::Close(_)));
+        assert!(matches!(
+            decided(0.1, 3600.0, true, Err("few slices")),
+            Decision::Close(_)
+        ));
     }
 }

@@ -32,7 +32,9 @@ const MAX_FILES: usize = 10_000;
 const SCAN_BIT: u64 = 1 << 63;
 
 #[derive(Debug, thiserror::Error)]
-#[error("watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders")]
+#[error(
+    "watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders"
+)]
 pub struct WatchError {
     pub path: PathBuf,
     pub source: io::Error,
@@ -56,7 +58,9 @@ fn watcher(folders: &[PathBuf], wake: Sender<()>) -> Option<RecommendedWatcher> 
         let _ = wake.send(());
     };
     let started = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-        folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::Recursive))?;
+        folders
+            .iter()
+            .try_for_each(|folder| watcher.watch(folder, RecursiveMode::Recursive))?;
         Ok(watcher)
     });
     match started {
@@ -81,11 +85,21 @@ impl Folders {
     /// When a folder can not be read: the operator wrote it down, so it is not skipped.
     pub fn new(folders: &[PathBuf], intake: Intake) -> Result<Self, WatchError> {
         for path in folders {
-            fs::read_dir(path).map_err(|source| WatchError { path: path.clone(), source })?;
+            fs::read_dir(path).map_err(|source| WatchError {
+                path: path.clone(),
+                source,
+            })?;
         }
         let (wake, changed) = mpsc::channel();
         let watcher = watcher(folders, wake);
-        Ok(Self { intake, folders: folders.to_vec(), seen: HashMap::new(), scans: 0, changed, _watcher: watcher })
+        Ok(Self {
+            intake,
+            folders: folders.to_vec(),
+            seen: HashMap::new(),
+            scans: 0,
+            changed,
+            _watcher: watcher,
+        })
     }
 
     /// Runs until `stop` says so. Files that lie in the folders already are taken too. Blocking; give it a thread of its own.
@@ -120,9 +134,15 @@ impl Folders {
                 tracing::error!(folder = %folder.display(), %error, "cannot look through the drop folder");
             }
             for (path, length, modified) in files {
-                let fresh = Seen { length, modified, since: now };
+                let fresh = Seen {
+                    length,
+                    modified,
+                    since: now,
+                };
                 let before = self.seen.get(&path).copied();
-                let seen = before.filter(|old| (old.length, old.modified) == (length, modified)).unwrap_or(fresh);
+                let seen = before
+                    .filter(|old| (old.length, old.modified) == (length, modified))
+                    .unwrap_or(fresh);
                 if now.duration_since(seen.since) >= SETTLED {
                     settled.push((folder.clone(), path.clone()));
                 }
@@ -206,7 +226,9 @@ fn list(dir: &Path, depth: usize, files: &mut Vec<(PathBuf, u64, Option<SystemTi
     for entry in entries {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let unfinished = [".part", ".tmp", ".filepart", ".crdownload"].iter().any(|end| name.ends_with(end));
+        let unfinished = [".part", ".tmp", ".filepart", ".crdownload"]
+            .iter()
+            .any(|end| name.ends_with(end));
         if name.starts_with('.') || name == REJECTED || unfinished || files.len() >= MAX_FILES {
             continue;
         }

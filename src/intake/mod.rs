@@ -154,9 +154,20 @@ impl Intake {
         sync_dir(store.dir())?;
         let rebuilt = rebuild::rebuild(&store, &incoming)?;
         let rows = Rows::start(store.clone()).map_err(|e| IntakeError::io("start a thread for", store.dir(), &e))?;
-        let shared =
-            Shared { store, options, incoming, temporary_number: AtomicU64::new(0), rows, open: Mutex::new(HashMap::new()) };
-        Ok((Self { shared: Arc::new(shared) }, rebuilt))
+        let shared = Shared {
+            store,
+            options,
+            incoming,
+            temporary_number: AtomicU64::new(0),
+            rows,
+            open: Mutex::new(HashMap::new()),
+        };
+        Ok((
+            Self {
+                shared: Arc::new(shared),
+            },
+            rebuilt,
+        ))
     }
 
     /// Blocking. Refuses with `OutOfResources` when less than the configured free space is left.
@@ -181,19 +192,31 @@ impl Intake {
 
     /// Syncs the directories an association wrote to so far; storage commitment asks for it before it promises. Blocking.
     pub fn sync_directories(&self, association: AssociationId) -> Result<(), IntakeError> {
-        let touched = self.shared.open().get_mut(&association).map(|a| std::mem::take(&mut a.touched)).unwrap_or_default();
+        let touched = self
+            .shared
+            .open()
+            .get_mut(&association)
+            .map(|a| std::mem::take(&mut a.touched))
+            .unwrap_or_default();
         // The deepest first is as good as any order: each entry is one directory's own.
         touched.iter().rev().try_for_each(|dir| sync_dir(dir))
     }
 
     /// The series that open associations have fed: not to be closed yet.
     pub fn fed_series(&self) -> HashSet<SeriesKey> {
-        self.shared.open().values().flat_map(|association| association.fed.iter().cloned()).collect()
+        self.shared
+            .open()
+            .values()
+            .flat_map(|association| association.fed.iter().cloned())
+            .collect()
     }
 
     /// Commits the rows of all accepted instances; for a clean stop. Blocking.
     pub fn flush(&self) -> Result<(), IntakeError> {
-        self.shared.rows.flush().map_err(|e| IntakeError::OutOfResources(e.to_string()))
+        self.shared
+            .rows
+            .flush()
+            .map_err(|e| IntakeError::OutOfResources(e.to_string()))
     }
 
     /// A file from a drop folder, copied in by the same durable sequence. Blocking.
@@ -206,7 +229,10 @@ impl Intake {
         };
         // The network negotiates what is taken; here this is the only door-keeper.
         if !spool::CT_SOP_CLASSES.contains(&meta.sop_class_uid.as_str()) {
-            return Err(IntakeError::Mismatch(format!("SOP class {} is no CT image, only those are taken here", meta.sop_class_uid)));
+            return Err(IntakeError::Mismatch(format!(
+                "SOP class {} is no CT image, only those are taken here",
+                meta.sop_class_uid
+            )));
         }
         let nobody = || AeTitle::parse("DROP_FOLDER").expect("a valid title");
         let mut spool = self.begin(Claim {
@@ -238,11 +264,15 @@ impl Shared {
         if let Some(problem) = self.rows.problem() {
             return Err(IntakeError::OutOfResources(problem));
         }
-        let free = free_bytes(&self.incoming).map_err(|e| IntakeError::io("ask for free space of", &self.incoming, &e))?;
+        let free =
+            free_bytes(&self.incoming).map_err(|e| IntakeError::io("ask for free space of", &self.incoming, &e))?;
         let least = self.options.min_free_bytes;
         if free < least {
             let (free, least) = (free >> 20, least >> 20);
-            let text = format!("{free} MiB are free below {}, storage.min_free_gb asks for {least} MiB", self.incoming.display());
+            let text = format!(
+                "{free} MiB are free below {}, storage.min_free_gb asks for {least} MiB",
+                self.incoming.display()
+            );
             return Err(IntakeError::OutOfResources(text));
         }
         Ok(())
@@ -271,5 +301,7 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// Makes the entries of a directory durable.
 fn sync_dir(dir: &Path) -> Result<(), IntakeError> {
-    File::open(dir).and_then(|opened| opened.sync_all()).map_err(|e| IntakeError::io("sync directory", dir, &e))
+    File::open(dir)
+        .and_then(|opened| opened.sync_all())
+        .map_err(|e| IntakeError::io("sync directory", dir, &e))
 }

@@ -30,7 +30,15 @@ pub(crate) fn rebuild(store: &Store, incoming: &Path) -> Result<Rebuilt, IntakeE
         for series_dir in entries(&study_dir)? {
             // Only directories that we can have made: named by two UIDs.
             if let (Some(study_instance_uid), Some(series_instance_uid)) = (uid_of(&study_dir), uid_of(&series_dir)) {
-                rebuild_series(store, &SeriesKey { study_instance_uid, series_instance_uid }, &series_dir, &mut rebuilt)?;
+                rebuild_series(
+                    store,
+                    &SeriesKey {
+                        study_instance_uid,
+                        series_instance_uid,
+                    },
+                    &series_dir,
+                    &mut rebuilt,
+                )?;
             }
         }
     }
@@ -94,7 +102,11 @@ fn examine(path: &Path, series: &SeriesKey) -> Result<NewInstance, String> {
 fn check_length(meta: &FileMeta, file_length: u64) -> Result<(), String> {
     let expected = meta.data_set_length.ok_or("it was not written by this program")?;
     let found = file_length - meta.data_set_offset.min(file_length);
-    if found == expected { Ok(()) } else { Err(format!("its data set has {found} of {expected} bytes")) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("its data set has {found} of {expected} bytes"))
+    }
 }
 
 fn quarantine(store: &Store, path: &Path) -> Result<(), IntakeError> {
@@ -115,7 +127,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, IntakeError> {
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
-    let list = || -> std::io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect() };
+    let list =
+        || -> std::io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect() };
     let mut paths = list().map_err(|e| IntakeError::io("list", dir, &e))?;
     paths.sort();
     Ok(paths)

@@ -42,8 +42,13 @@ impl Rows {
             writing: Mutex::new(()),
         });
         let of_thread = queue.clone();
-        let thread = std::thread::Builder::new().name("intake-rows".into()).spawn(move || of_thread.run())?;
-        Ok(Self { queue, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("intake-rows".into())
+            .spawn(move || of_thread.run())?;
+        Ok(Self {
+            queue,
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn push(&self, row: NewInstance) {
@@ -77,8 +82,10 @@ impl Queue {
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
             let few = |waiting: &mut Waiting| waiting.rows.len() < ROW_BATCH && !waiting.stop;
-            let (waiting, _) =
-                self.changed.wait_timeout_while(waiting, ROW_BATCH_WAIT, few).unwrap_or_else(PoisonError::into_inner);
+            let (waiting, _) = self
+                .changed
+                .wait_timeout_while(waiting, ROW_BATCH_WAIT, few)
+                .unwrap_or_else(PoisonError::into_inner);
             let stop = waiting.stop;
             drop(waiting);
             let result = self.write();

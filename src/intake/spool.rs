@@ -49,10 +49,24 @@ impl Spool {
         let file = file.map_err(|e| IntakeError::io("make", &path, &e))?;
         let temporary = Temporary { path, renamed: false };
         let sender = claim.calling_ae.as_str();
-        let head = part10::head(&claim.sop_class_uid, &claim.sop_instance_uid, &claim.transfer_syntax_uid, sender);
+        let head = part10::head(
+            &claim.sop_class_uid,
+            &claim.sop_instance_uid,
+            &claim.transfer_syntax_uid,
+            sender,
+        );
         let mut writer = BufWriter::with_capacity(BUFFER, file);
-        writer.write_all(&head.bytes).map_err(|e| IntakeError::io("write", &temporary.path, &e))?;
-        Ok(Self { shared, claim, temporary, writer, length_offset: head.length_offset, data_set_length: 0 })
+        writer
+            .write_all(&head.bytes)
+            .map_err(|e| IntakeError::io("write", &temporary.path, &e))?;
+        Ok(Self {
+            shared,
+            claim,
+            temporary,
+            writer,
+            length_offset: head.length_offset,
+            data_set_length: 0,
+        })
     }
 
     /// Appends data set bytes as they arrive. Blocking.
@@ -60,16 +74,24 @@ impl Spool {
         self.data_set_length += bytes.len() as u64;
         let most = self.shared.options.max_object_bytes;
         if self.data_set_length > most {
-            let text = format!("the object is longer than dicom.max_object_mb allows ({} MiB)", most >> 20);
+            let text = format!(
+                "the object is longer than dicom.max_object_mb allows ({} MiB)",
+                most >> 20
+            );
             return Err(IntakeError::OutOfResources(text));
         }
-        self.writer.write_all(bytes).map_err(|e| IntakeError::io("write", &self.temporary.path, &e))
+        self.writer
+            .write_all(bytes)
+            .map_err(|e| IntakeError::io("write", &self.temporary.path, &e))
     }
 
     /// Verifies the header against the claim and runs the durable sequence. Blocking.
     pub fn finish(mut self) -> Result<AcceptedInstance, IntakeError> {
         let length = self.data_set_length.to_le_bytes();
-        let written = self.writer.flush().and_then(|()| self.writer.get_ref().write_all_at(&length, self.length_offset));
+        let written = self
+            .writer
+            .flush()
+            .and_then(|()| self.writer.get_ref().write_all_at(&length, self.length_offset));
         written.map_err(|e| IntakeError::io("write", &self.temporary.path, &e))?;
         let mut instance = self.verify()?;
         crate::failpoint::hit("intake_written");
@@ -116,15 +138,22 @@ impl Spool {
         let claim = &self.claim;
         if instance.sop_instance_uid != claim.sop_instance_uid {
             let (said, found) = (&claim.sop_instance_uid, &instance.sop_instance_uid);
-            return Err(IntakeError::Mismatch(format!("SOP Instance UID is {found}, the command said {said}")));
+            return Err(IntakeError::Mismatch(format!(
+                "SOP Instance UID is {found}, the command said {said}"
+            )));
         }
         if instance.sop_class_uid != claim.sop_class_uid {
             let (said, found) = (&claim.sop_class_uid, &instance.sop_class_uid);
-            return Err(IntakeError::Mismatch(format!("SOP Class UID is {found}, the command said {said}")));
+            return Err(IntakeError::Mismatch(format!(
+                "SOP Class UID is {found}, the command said {said}"
+            )));
         }
         let is_ct = CT_SOP_CLASSES.contains(&claim.sop_class_uid.as_str());
         if is_ct && !matches!(instance.modality.as_str(), "CT" | "") {
-            return Err(IntakeError::Mismatch(format!("Modality is {:?} in an object of a CT SOP class", instance.modality)));
+            return Err(IntakeError::Mismatch(format!(
+                "Modality is {:?} in an object of a CT SOP class",
+                instance.modality
+            )));
         }
         if is_ct {
             self.check_pixels_are_there(&instance)?;
@@ -138,11 +167,21 @@ impl Spool {
             // The length of the inflated data set is not known here; a cut stream fails to inflate when it is read.
             DEFLATED => Ok(()),
             part10::IMPLICIT_VR_LITTLE_ENDIAN | part10::EXPLICIT_VR_LITTLE_ENDIAN | part10::EXPLICIT_VR_BIG_ENDIAN => {
-                let samples = [instance.rows, instance.columns, instance.number_of_frames, usize::from(instance.samples_per_pixel)];
-                let samples = samples.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
+                let samples = [
+                    instance.rows,
+                    instance.columns,
+                    instance.number_of_frames,
+                    usize::from(instance.samples_per_pixel),
+                ];
+                let samples = samples
+                    .iter()
+                    .fold(1u64, |product, &n| product.saturating_mul(n as u64));
                 let pixels = samples.saturating_mul(u64::from(instance.bits_allocated)) / 8;
                 if self.data_set_length < pixels {
-                    let text = format!("cut off: {pixels} bytes of pixels are announced, the whole object has {}", self.data_set_length);
+                    let text = format!(
+                        "cut off: {pixels} bytes of pixels are announced, the whole object has {}",
+                        self.data_set_length
+                    );
                     return Err(IntakeError::CannotUnderstand(text));
                 }
                 Ok(())
@@ -150,10 +189,15 @@ impl Spool {
             _ => {
                 let tail = read_tail(self.writer.get_mut(), 64 * 1024);
                 let tail = tail.map_err(|e| IntakeError::io("read", &self.temporary.path, &e))?;
-                if tail.windows(SEQUENCE_DELIMITER.len()).any(|window| window == SEQUENCE_DELIMITER) {
+                if tail
+                    .windows(SEQUENCE_DELIMITER.len())
+                    .any(|window| window == SEQUENCE_DELIMITER)
+                {
                     return Ok(());
                 }
-                Err(IntakeError::CannotUnderstand("cut off: the compressed pixel data has no end".to_owned()))
+                Err(IntakeError::CannotUnderstand(
+                    "cut off: the compressed pixel data has no end".to_owned(),
+                ))
             }
         }
     }
@@ -167,7 +211,9 @@ impl Spool {
         if !same {
             let uid = &self.claim.sop_instance_uid;
             tracing::warn!(sop_instance_uid = %uid, "another object with this UID is stored already and stays; the new one is refused");
-            return Err(IntakeError::Duplicate(format!("another object with SOP Instance UID {uid} is stored already and stays")));
+            return Err(IntakeError::Duplicate(format!(
+                "another object with SOP Instance UID {uid} is stored already and stays"
+            )));
         }
         first.sync_data().map_err(failed)
     }
@@ -191,7 +237,11 @@ impl Spool {
 }
 
 /// CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage (PS3.4 table B.5-1).
-pub(in crate::intake) const CT_SOP_CLASSES: [&str; 3] = ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
+pub(in crate::intake) const CT_SOP_CLASSES: [&str; 3] = [
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+];
 const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
 /// (FFFE,E0DD) with length zero ends encapsulated pixel data (PS3.5 A.4).
 const SEQUENCE_DELIMITER: &[u8] = &[0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
@@ -206,7 +256,10 @@ fn read_tail(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
 
 /// Whether two files hold the same bytes behind their meta groups, in the same transfer syntax.
 fn same_data_set(a: &mut File, b: &mut File) -> io::Result<bool> {
-    let (a_meta, b_meta) = (part10::read_meta(a).map_err(io::Error::other)?, part10::read_meta(b).map_err(io::Error::other)?);
+    let (a_meta, b_meta) = (
+        part10::read_meta(a).map_err(io::Error::other)?,
+        part10::read_meta(b).map_err(io::Error::other)?,
+    );
     let data_set_length = |file: &File, offset: u64| file.metadata().map(|meta| meta.len() - offset);
     if a_meta.transfer_syntax_uid != b_meta.transfer_syntax_uid
         || data_set_length(a, a_meta.data_set_offset)? != data_set_length(b, b_meta.data_set_offset)?
@@ -243,6 +296,18 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     let c_path = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
     let (from, to) = (c_path(from)?, c_path(to)?);
     // SAFETY: both paths end in a NUL and live until the call returns.
-    let result = unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_NOREPLACE) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let result = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
