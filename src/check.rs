@@ -3,8 +3,8 @@
 use crate::cli::Exit;
 use crate::config::{Config, Problem};
 use crate::engines;
-use crate::net::scu::{self, Dial};
 use crate::net;
+use crate::net::scu::{self, Dial};
 use crate::table;
 use std::path::Path;
 use std::time::Duration;
@@ -20,10 +20,20 @@ struct Finding {
 
 impl Finding {
     fn fine(subject: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { subject: subject.into(), trouble: None, text: text.into(), hint: String::new() }
+        Self {
+            subject: subject.into(),
+            trouble: None,
+            text: text.into(),
+            hint: String::new(),
+        }
     }
     fn bad(code: u8, subject: impl Into<String>, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { subject: subject.into(), trouble: Some(code), text: text.into(), hint: hint.into() }
+        Self {
+            subject: subject.into(),
+            trouble: Some(code),
+            text: text.into(),
+            hint: hint.into(),
+        }
     }
     fn problem(problem: Problem) -> Self {
         Self::bad(2, problem.key, problem.problem, problem.hint)
@@ -90,14 +100,27 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
     for name in [&models.localiser, &models.segmenter] {
         let checked = engines::manifest(config, name).and_then(|m| m.load_verified().map(|bytes| (m, bytes.len())));
         findings.push(match checked {
-            Ok((m, bytes)) => Finding::fine(format!("model {name}"), format!("{} {}, {bytes} bytes verified", m.name, m.version)),
-            Err(error) => Finding::bad(3, format!("model {name}"), error.to_string(), "run the set-up again, or set [models]"),
+            Ok((m, bytes)) => Finding::fine(
+                format!("model {name}"),
+                format!("{} {}, {bytes} bytes verified", m.name, m.version),
+            ),
+            Err(error) => Finding::bad(
+                3,
+                format!("model {name}"),
+                error.to_string(),
+                "run the set-up again, or set [models]",
+            ),
         });
     }
     let runtime = match engines::runtime(config) {
         Ok(runtime) => runtime,
         Err(error) => {
-            findings.push(Finding::bad(3, "ONNX Runtime", error.to_string(), "set inference.library"));
+            findings.push(Finding::bad(
+                3,
+                "ONNX Runtime",
+                error.to_string(),
+                "set inference.library",
+            ));
             return;
         }
     };
@@ -107,12 +130,18 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
         let subject = format!("provider {provider}");
         findings.push(match answer {
             Ok(()) => Finding::fine(subject, "loads"),
-            Err(cause) if asked.contains(&provider) && config.written.inference.strict => {
-                Finding::bad(3, subject, cause, "install its libraries, or take it out of inference.providers")
-            }
-            Err(cause) if asked.contains(&provider) => {
-                Finding::bad(3, subject, format!("WARNING, another provider is used instead: {cause}"), "inference.strict = false lets the daemon run all the same")
-            }
+            Err(cause) if asked.contains(&provider) && config.written.inference.strict => Finding::bad(
+                3,
+                subject,
+                cause,
+                "install its libraries, or take it out of inference.providers",
+            ),
+            Err(cause) if asked.contains(&provider) => Finding::bad(
+                3,
+                subject,
+                format!("WARNING, another provider is used instead: {cause}"),
+                "inference.strict = false lets the daemon run all the same",
+            ),
             Err(cause) => Finding::fine(subject, format!("not available: {cause}")),
         });
     }
@@ -120,7 +149,10 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
         Ok(engines) => {
             for a in engines.assignments() {
                 let nodes: Vec<String> = a.nodes.iter().map(|(name, count)| format!("{name} {count}")).collect();
-                findings.push(Finding::fine(format!("session {}", a.model), format!("on {} ({} nodes)", a.provider, nodes.join(", "))));
+                findings.push(Finding::fine(
+                    format!("session {}", a.model),
+                    format!("on {} ({} nodes)", a.provider, nodes.join(", ")),
+                ));
             }
             let structures = engines.localiser.bank.structures().len();
             findings.push(Finding::fine("template bank", format!("{structures} structures")));

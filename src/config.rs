@@ -372,10 +372,15 @@ fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
         }
         builder = builder.add_source(config::File::from_str(&text, config::FileFormat::Toml));
     }
-    let environment =
-        config::Environment::with_prefix("MEDLSAMD").prefix_separator("__").separator("__").try_parsing(true);
-    let mut written: Written =
-        builder.add_source(environment).build().and_then(config::Config::try_deserialize).map_err(|error| {
+    let environment = config::Environment::with_prefix("MEDLSAMD")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true);
+    let mut written: Written = builder
+        .add_source(environment)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| {
             let hint = "config/medlsamd.toml lists every key with its type";
             vec![Problem::new("configuration", error.to_string(), hint)]
         })?;
@@ -387,7 +392,11 @@ fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
             &mut written.models.dir,
             &mut written.models.weights_dir,
         ];
-        for path in paths.into_iter().chain(&mut written.inference.engine_cache).chain(&mut written.watch.folders) {
+        for path in paths
+            .into_iter()
+            .chain(&mut written.inference.engine_cache)
+            .chain(&mut written.watch.folders)
+        {
             *path = dir.join(&path);
         }
     }

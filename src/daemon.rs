@@ -6,13 +6,13 @@
 use crate::config::Config;
 use crate::delivery;
 use crate::engines;
-use crate::gather;
+use crate::gather::{self, Gather};
 use crate::intake::{Intake, Options};
 use crate::net;
 use crate::progress::{Progress, Silent};
 use crate::scp;
 use crate::store::Store;
-use crate::watch;
+use crate::watch::Watch;
 use crate::worker::{Handle, Lane};
 use anyhow::Context;
 use jiff::Timestamp;
@@ -38,6 +38,7 @@ pub struct Daemon {
     threads: Vec<(&'static str, JoinHandle<()>)>,
     listening: tokio::task::JoinHandle<()>,
     delivering: tokio::task::JoinHandle<()>,
+    watch: Option<Watch>,
     intake: Intake,
     tokio: Tokio,
 }
@@ -55,35 +56,81 @@ impl Daemon {
         for assignment in engines.assignments() {
             let provider = &assignment.provider;
             tracing::info!(model = assignment.model, provider, nodes = ?assignment.nodes, "model loaded");
-            assignment.warnings.iter().for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
+            assignment
+                .warnings
+                .iter()
+                .for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
         }
 
-        let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the network")?;
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the network")?;
         let listen = &config.written.dicom.listen;
-        let listener = tokio.block_on(TcpListener::bind(listen)).with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = tokio
+            .block_on(TcpListener::bind(listen))
+            .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
         let (stop, stopping) = flag::channel(false);
         let bell = Arc::new(Notify::new());
         let lane = Handle::default();
 
-        let kept = { let bell = bell.clone(); Box::new(move || bell.notify_one()) };
-        let lane_thread =
-            Lane { store: store.clone(), config: config.clone(), engines, handle: lane.clone(), kept, progress };
+        let kept = {
+            let bell = bell.clone();
+            Box::new(move || bell.notify_one())
+        };
+        let lane_thread = Lane {
+            store: store.clone(),
+            config: config.clone(),
+            engines,
+            handle: lane.clone(),
+            kept,
+            progress,
+        };
         let mut threads = vec![("lane", spawn("lane", move || lane_thread.run())?)];
-        let gatherer = gather::Gatherer::new(&config, store.clone(), intake.clone());
-        threads.push(("gather", { let (stopping, lane) = (stopping.clone(), lane.clone());
-            spawn("gather", move || gatherer.run(|| *stopping.borrow(), || lane.wake()))? }));
-        if !config.written.watch.folders.is_empty() {
-            let folders = watch::Folders::new(&config.written.watch.folders, intake.clone()).context("cannot watch the drop folders")?;
-            let stopping = stopping.clone();
-            threads.push(("watch", spawn("watch", move || folders.run(|| *stopping.borrow()))?));
-        }
-        let delivering =
-            tokio.spawn(delivery::run(store.clone(), config.clone(), bell, until(stopping.clone())));
-        let listening =
-            tokio.spawn(scp::serve(listener, scp::Settings::new(&config), intake.clone(), until(stopping)));
+        let gather = Gather::new(
+            store.clone(),
+            config.written.protocol.clone(),
+            config.written.series.clone(),
+            gather::assembles,
+            Timestamp::now(),
+        );
+        let gathering = {
+            let (intake, stopping, lane) = (intake.clone(), stopping.clone(), lane.clone());
+            move || keep_gathering(gather, &intake, &stopping, &lane)
+        };
+        threads.push(("gather", spawn("gather", gathering)?));
+        let folders = &config.written.watch.folders;
+        let watch = if folders.is_empty() {
+            None
+        } else {
+            Some(Watch::start(intake.clone(), folders.clone())?)
+        };
+        let delivering = tokio.spawn(delivery::run(
+            store.clone(),
+            config.clone(),
+            bell,
+            until(stopping.clone()),
+        ));
+        let listening = tokio.spawn(scp::serve(
+            listener,
+            scp::Settings::new(&config),
+            intake.clone(),
+            until(stopping),
+        ));
         tracing::info!(%address, ae_title = %config.ae_title, "listening");
-        Ok(Self { address, store, lane, stop, threads, listening, delivering, intake, tokio })
+        Ok(Self {
+            address,
+            store,
+            lane,
+            stop,
+            threads,
+            listening,
+            delivering,
+            watch,
+            intake,
+            tokio,
+        })
     }
 
     /// Grows as long as the compute lane is alive, for the watchdog.
@@ -93,13 +140,16 @@ impl Daemon {
 
     /// False once a part has ended by itself: the process should end and be started again.
     pub fn is_whole(&self) -> bool {
-        !self.listening.is_finished() && !self.delivering.is_finished() && self.threads.iter().all(|(_, t)| !t.is_finished())
+        !self.listening.is_finished()
+            && !self.delivering.is_finished()
+            && self.threads.iter().all(|(_, t)| !t.is_finished())
     }
 
     /// Ends everything in order: messages under way are finished, the running job is given back, sends are finished.
     pub fn stop(self) {
         let _ = self.stop.send(true);
         let _ = self.tokio.block_on(self.listening);
+        drop(self.watch);
         self.lane.stop();
         for (name, thread) in self.threads {
             if thread.join().is_err() {
@@ -107,12 +157,30 @@ impl Daemon {
             }
         }
         let delivering = self.delivering;
-        let _ = self.tokio.block_on(async { tokio::time::timeout(STOP_GRACE, delivering).await });
+        let _ = self
+            .tokio
+            .block_on(async { tokio::time::timeout(STOP_GRACE, delivering).await });
         if let Err(error) = self.intake.flush() {
             tracing::error!(%error, "the last rows are not committed; the next start rebuilds them from the files");
         }
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
+    }
+}
+
+/// How often waiting series are looked at: a fraction of the shortest settle time that makes sense.
+const GATHER_STEP: Duration = Duration::from_millis(500);
+
+fn keep_gathering(mut gather: Gather, intake: &Intake, stopping: &flag::Receiver<bool>, lane: &Handle) {
+    while !*stopping.borrow() {
+        // Asked before the step: an association leaves this set only when all its rows are in the database.
+        let fed = intake.fed_series();
+        match gather.step(&fed, Timestamp::now()) {
+            Ok(moved) if !moved.queued.is_empty() => lane.wake(),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "cannot look at the waiting series"),
+        }
+        std::thread::sleep(GATHER_STEP);
     }
 }
 
@@ -139,7 +207,10 @@ fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
 }
 
 fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(work).with_context(|| format!("cannot start the {name} thread"))
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the {name} thread"))
 }
 
 async fn until(mut stopping: flag::Receiver<bool>) {
@@ -153,7 +224,10 @@ async fn until(mut stopping: flag::Receiver<bool>) {
 /// When it can not start, or when one of its parts ended by itself.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     let daemon = Daemon::start(config, Arc::new(Silent))?;
-    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", daemon.address))]);
+    notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("listening on {}", daemon.address)),
+    ]);
     let signal = net::blocking(wait(&daemon));
     notify(&[NotifyState::Stopping]);
     daemon.stop();

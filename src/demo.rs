@@ -24,13 +24,23 @@ const SCANNER: &str = "DEMO_SCANNER";
 /// Runs the demonstration; its results stay under `<cache>/demo`.
 pub fn run(cache: &Path, models: &Path) -> Result<(), Exit> {
     let sample = cache.join("sample/lidc_0001.nii.gz");
-    for needed in [&sample, &cache.join("onnxruntime/libonnxruntime.so"), &cache.join("weights/lite_medsam.pth")] {
+    for needed in [
+        &sample,
+        &cache.join("onnxruntime/libonnxruntime.so"),
+        &cache.join("weights/lite_medsam.pth"),
+    ] {
         if !needed.is_file() {
-            return Err(Exit::Missing(format!("{} is not there; run `make setup` first", needed.display())));
+            return Err(Exit::Missing(format!(
+                "{} is not there; run `make setup` first",
+                needed.display()
+            )));
         }
     }
     if !models.join("medlam/model.toml").is_file() {
-        return Err(Exit::Missing(format!("{} holds no models; run this at the top of the checkout", models.display())));
+        return Err(Exit::Missing(format!(
+            "{} holds no models; run this at the top of the checkout",
+            models.display()
+        )));
     }
     let folder = fresh_folder(cache)?;
     let config = configuration(cache, models, &folder)
@@ -66,8 +76,16 @@ fn configuration(cache: &Path, models: &Path, folder: &Path) -> Result<Config, V
     written.inference.library = cache.join("onnxruntime/libonnxruntime.so");
     written.models.dir = models.to_path_buf();
     written.models.weights_dir = cache.join("weights");
-    written.peer = vec![Peer { ae_title: SCANNER.into(), host: "127.0.0.1".into(), may: vec![Permission::Store] }];
-    written.protocol = vec![Protocol { name: "demo".into(), structures: vec!["all".into()], ..Protocol::default() }];
+    written.peer = vec![Peer {
+        ae_title: SCANNER.into(),
+        host: "127.0.0.1".into(),
+        may: vec![Permission::Store],
+    }];
+    written.protocol = vec![Protocol {
+        name: "demo".into(),
+        structures: vec!["all".into()],
+        ..Protocol::default()
+    }];
     Config::resolve(written)
 }
 
@@ -93,9 +111,15 @@ fn push_and_wait(daemon: &Daemon, sample: &Path, folder: &Path) -> Result<Job, E
         timeout: Duration::from_secs(60),
     };
     let answers = net::blocking(scu::store(&dial, &slices)).map_err(|error| Exit::Peer(error.to_string()))?;
-    let stored = answers.iter().filter(|answer| answer.as_ref().is_ok_and(|status| status.is_stored())).count();
+    let stored = answers
+        .iter()
+        .filter(|answer| answer.as_ref().is_ok_and(|status| status.is_stored()))
+        .count();
     if stored != slices.len() {
-        return Err(Exit::Peer(format!("only {stored} of {} slices were taken", slices.len())));
+        return Err(Exit::Peer(format!(
+            "only {stored} of {} slices were taken",
+            slices.len()
+        )));
     }
     let begin = Instant::now();
     loop {
@@ -104,7 +128,9 @@ fn push_and_wait(daemon: &Daemon, sample: &Path, folder: &Path) -> Result<Job, E
             return Ok(job);
         }
         if begin.elapsed() > PATIENCE || !daemon.is_whole() {
-            return Err(Exit::Failed("the daemon does not get on with the job; see the lines above".into()));
+            return Err(Exit::Failed(
+                "the daemon does not get on with the job; see the lines above".into(),
+            ));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -119,11 +145,19 @@ fn tell(daemon: &Daemon, job: &Job, begin: Instant) -> Result<(), Exit> {
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let report: Report = serde_json::from_slice(&text).context("report.json is not what was written")?;
     println!("\n{}", process::summary(&report));
-    println!("{:>12}  {:7.2} s from start to results\n", "", begin.elapsed().as_secs_f64());
+    println!(
+        "{:>12}  {:7.2} s from start to results\n",
+        "",
+        begin.elapsed().as_secs_f64()
+    );
     for result in daemon.store.results(job.id)? {
         println!("{:>9}: {}", result.kind, result.path.display());
     }
     println!("{:>9}: {}", "picture", path.with_file_name("picture.png").display());
     let found = report.structures.iter().any(|s| s.verdict != Verdict::NotFound);
-    if found { Ok(()) } else { Err(Exit::Failed("nothing was found".into())) }
+    if found {
+        Ok(())
+    } else {
+        Err(Exit::Failed("nothing was found".into()))
+    }
 }

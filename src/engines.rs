@@ -3,7 +3,8 @@
 use crate::config::Config;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{Choice, InferenceError, Runtime};
-use crate::localise::{Bank, Localiser};
+use crate::localise::Localiser;
+use crate::localise::bank::Bank;
 use crate::pipeline::Engines;
 use crate::segment::Segmenter;
 

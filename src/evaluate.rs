@@ -5,7 +5,10 @@ use crate::geometry::{Box3, PatientPoint};
 /// Volume of the intersection over volume of the union.
 pub fn box_iou(a: &Box3, b: &Box3) -> f64 {
     let volume = |sides: [f64; 3]| sides.iter().map(|s| s.max(0.0)).product::<f64>();
-    let (low, high) = ([a.min, b.min].map(PatientPoint::to_array), [a.max, b.max].map(PatientPoint::to_array));
+    let (low, high) = (
+        [a.min, b.min].map(PatientPoint::to_array),
+        [a.max, b.max].map(PatientPoint::to_array),
+    );
     let shared = volume([0, 1, 2].map(|n| high[0][n].min(high[1][n]) - low[0][n].max(low[1][n])));
     let union = volume(a.size_mm()) + volume(b.size_mm()) - shared;
     if union > 0.0 { shared / union } else { 0.0 }
@@ -14,7 +17,11 @@ pub fn box_iou(a: &Box3, b: &Box3) -> f64 {
 /// Mean distance of the six walls, millimetres (WD).
 pub fn wall_distance_mm(a: &Box3, b: &Box3) -> f64 {
     let pairs = [(a.min, b.min), (a.max, b.max)].map(|(p, q)| (p.to_array(), q.to_array()));
-    pairs.iter().flat_map(|(p, q)| (0..3).map(move |n| (p[n] - q[n]).abs())).sum::<f64>() / 6.0
+    pairs
+        .iter()
+        .flat_map(|(p, q)| (0..3).map(move |n| (p[n] - q[n]).abs()))
+        .sum::<f64>()
+        / 6.0
 }
 
 /// Mean distance between located and true extreme points, millimetres (ALE); `None` of nothing.
@@ -27,7 +34,10 @@ mod tests {
     use super::*;
 
     fn cube(from: f64, to: f64) -> Box3 {
-        Box3 { min: PatientPoint::new(from, from, from), max: PatientPoint::new(to, to, to) }
+        Box3 {
+            min: PatientPoint::new(from, from, from),
+            max: PatientPoint::new(to, to, to),
+        }
     }
 
     #[test]
@@ -41,7 +51,10 @@ mod tests {
     fn walls_and_landmarks() {
         assert!((wall_distance_mm(&cube(0.0, 10.0), &cube(1.0, 13.0)) - 2.0).abs() < 1e-12);
         let p = PatientPoint::new(0.0, 0.0, 0.0);
-        assert_eq!(landmark_error_mm(&[(p, PatientPoint::new(3.0, 4.0, 0.0)), (p, p)]), Some(2.5));
+        assert_eq!(
+            landmark_error_mm(&[(p, PatientPoint::new(3.0, 4.0, 0.0)), (p, p)]),
+            Some(2.5)
+        );
         assert_eq!(landmark_error_mm(&[]), None);
     }
 }

@@ -30,26 +30,47 @@ pub fn read_ct(path: &Path) -> Result<Volume, NiftiError> {
 /// Reads a label volume `[k, j, i]`; 0 is background.
 pub fn read_labels(path: &Path) -> Result<(Grid, Array3<u16>), NiftiError> {
     let (grid, values) = read(path)?;
-    if let Some(bad) = values.iter().find(|v| !(0.0..=65_535.0).contains(*v) || v.fract() != 0.0) {
-        return Err(problem(path, format!("{bad} is not a label: whole numbers from 0 to 65535 are expected")));
+    if let Some(bad) = values
+        .iter()
+        .find(|v| !(0.0..=65_535.0).contains(*v) || v.fract() != 0.0)
+    {
+        return Err(problem(
+            path,
+            format!("{bad} is not a label: whole numbers from 0 to 65535 are expected"),
+        ));
     }
     Ok((grid, values.mapv(|v| v as u16)))
 }
 
 fn read(path: &Path) -> Result<(Grid, Array3<f32>), NiftiError> {
     let header = NiftiHeader::from_file(path).map_err(|e| problem(path, format!("not a NIfTI file: {e}")))?;
-    let dims: Vec<usize> =
-        header.dim().map_err(|e| problem(path, e.to_string()))?.iter().map(|d| usize::from(*d)).collect();
+    let dims: Vec<usize> = header
+        .dim()
+        .map_err(|e| problem(path, e.to_string()))?
+        .iter()
+        .map(|d| usize::from(*d))
+        .collect();
     if dims.len() < 3 || dims[3..].iter().any(|d| *d != 1) || dims.contains(&0) {
         return Err(problem(path, format!("{dims:?} is not a three-dimensional volume")));
     }
-    let voxels = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+    let voxels = dims
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul(*d))
+        .unwrap_or(usize::MAX);
     if voxels > MAX_VOXELS {
-        return Err(problem(path, format!("{voxels} voxels are more than the {MAX_VOXELS} we read")));
+        return Err(problem(
+            path,
+            format!("{voxels} voxels are more than the {MAX_VOXELS} we read"),
+        ));
     }
     let grid = grid_of(&header, [dims[0], dims[1], dims[2]]).map_err(|p| problem(path, p))?;
-    let object = ReaderOptions::new().read_file(path).map_err(|e| problem(path, e.to_string()))?;
-    let array = object.into_volume().into_ndarray::<f32>().map_err(|e| problem(path, e.to_string()))?;
+    let object = ReaderOptions::new()
+        .read_file(path)
+        .map_err(|e| problem(path, e.to_string()))?;
+    let array = object
+        .into_volume()
+        .into_ndarray::<f32>()
+        .map_err(|e| problem(path, e.to_string()))?;
     let array = array
         .into_shape_with_order(((dims[0], dims[1], dims[2]), ndarray::Order::F))
         .map_err(|e| problem(path, e.to_string()))?;
@@ -77,7 +98,12 @@ fn grid_of(header: &NiftiHeader, size: [usize; 3]) -> Result<Grid, String> {
     if !origin.iter().all(|v| v.is_finite()) {
         return Err("its origin is not finite".into());
     }
-    Ok(Grid { origin: origin.into(), directions, spacing_mm, size })
+    Ok(Grid {
+        origin: origin.into(),
+        directions,
+        spacing_mm,
+        size,
+    })
 }
 
 fn unit(v: Vec3) -> Vec3 {
@@ -92,16 +118,34 @@ fn quaternion_columns(header: &NiftiHeader) -> [Vec3; 4] {
     let flip = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
     let [sx, sy, sz] = [1, 2, 3].map(|n| f64::from(header.pixdim[n]));
     [
-        [a * a + b * b - c * c - d * d, 2.0 * (b * c + a * d), 2.0 * (b * d - a * c)].map(|v| v * sx),
-        [2.0 * (b * c - a * d), a * a + c * c - b * b - d * d, 2.0 * (c * d + a * b)].map(|v| v * sy),
-        [2.0 * (b * d + a * c), 2.0 * (c * d - a * b), a * a + d * d - b * b - c * c].map(|v| v * sz * flip),
+        [
+            a * a + b * b - c * c - d * d,
+            2.0 * (b * c + a * d),
+            2.0 * (b * d - a * c),
+        ]
+        .map(|v| v * sx),
+        [
+            2.0 * (b * c - a * d),
+            a * a + c * c - b * b - d * d,
+            2.0 * (c * d + a * b),
+        ]
+        .map(|v| v * sy),
+        [
+            2.0 * (b * d + a * c),
+            2.0 * (c * d - a * b),
+            a * a + d * d - b * b - c * c,
+        ]
+        .map(|v| v * sz * flip),
         // the crate names NIfTI-1's qoffset_x, y, z so
         [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from),
     ]
 }
 
 fn problem(path: &Path, problem: impl Into<String>) -> NiftiError {
-    NiftiError { file: path.display().to_string(), problem: problem.into() }
+    NiftiError {
+        file: path.display().to_string(),
+        problem: problem.into(),
+    }
 }
 
 #[cfg(test)]
@@ -110,13 +154,19 @@ mod tests {
     use nifti::writer::WriterOptions;
 
     fn header() -> NiftiHeader {
-        NiftiHeader { sform_code: 1, ..NiftiHeader::default() }
+        NiftiHeader {
+            sform_code: 1,
+            ..NiftiHeader::default()
+        }
     }
 
     fn written(header: &NiftiHeader, array: &ndarray::ArrayD<i16>) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ct.nii.gz");
-        WriterOptions::new(&path).reference_header(header).write_nifti(array).unwrap();
+        WriterOptions::new(&path)
+            .reference_header(header)
+            .write_nifti(array)
+            .unwrap();
         (dir, path)
     }
 

@@ -315,7 +315,10 @@ impl StageClock {
         let result = work();
         let seconds = start.elapsed().as_secs_f64();
         tracing::debug!(stage, seconds, "stage done");
-        self.stages.push(StageTime { stage: stage.into(), seconds });
+        self.stages.push(StageTime {
+            stage: stage.into(),
+            seconds,
+        });
         result
     }
 }

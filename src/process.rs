@@ -1,6 +1,5 @@
 //! `medlsamd process`: the same pipeline on files, no network.
 
-use crate::config::Config;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
@@ -156,7 +155,7 @@ fn write(outcome: &Outcome, out: &Path, dump_masks: bool) -> anyhow::Result<()> 
     put("picture.png", &outcome.picture)?;
     put("report.json", serde_json::to_string_pretty(&outcome.report)?.as_bytes())?;
     if dump_masks {
-        put("masks.bin", &results::dump::dump(&outcome.masks, &outcome.series.grid))?;
+        put("masks.bin", &results::dump::dump(&outcome.series, &outcome.masks))?;
     }
     Ok(())
 }

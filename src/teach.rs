@@ -69,7 +69,11 @@ pub struct PlacedSection {
 
 impl PlacedSection {
     fn bounds(&self) -> Section {
-        Section { z_mm: self.z_mm, y_mm: [self.y_min[1], self.y_max[1]], x_mm: [self.x_min[0], self.x_max[0]] }
+        Section {
+            z_mm: self.z_mm,
+            y_mm: [self.y_min[1], self.y_max[1]],
+            x_mm: [self.x_min[0], self.x_max[0]],
+        }
     }
 }
 
@@ -92,29 +96,52 @@ pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, 
     let mut patterns = BTreeMap::new();
     for (name, structure) in &placed.structures {
         if structure::by_name(name).is_none() {
-            return Err(TeachError::Input(format!("{}: no structure is called `{name}`", placed.volume)));
+            return Err(TeachError::Input(format!(
+                "{}: no structure is called `{name}`",
+                placed.volume
+            )));
         }
         let pattern = pattern(observation, structure)
             .map_err(|problem| TeachError::Input(format!("{}, {name}: {problem}", placed.volume)))?;
         patterns.insert(name.clone(), pattern);
     }
-    let Placed { volume: _, source, licence, made_by, structures: _ } = placed.clone();
-    Ok(Template { source, licence, made_by, patterns })
+    let Placed {
+        volume: _,
+        source,
+        licence,
+        made_by,
+        structures: _,
+    } = placed.clone();
+    Ok(Template {
+        source,
+        licence,
+        made_by,
+        patterns,
+    })
 }
 
 fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Pattern, String> {
     let sections: Vec<Section> = placed.sections.iter().map(PlacedSection::bounds).collect();
-    let mut pattern = Pattern { sections, ..Pattern::default() };
+    let mut pattern = Pattern {
+        sections,
+        ..Pattern::default()
+    };
     pattern.sections.sort_by(|a, b| a.z_mm[0].total_cmp(&b.z_mm[0]));
     for face in Face::ALL {
         let real = placed.extremes.get(&face).filter(|_| !placed.cut.contains(&face));
-        let Some(at) = real.copied().or_else(|| cut_point(placed, face)) else { continue };
+        let Some(at) = real.copied().or_else(|| cut_point(placed, face)) else {
+            continue;
+        };
         if !at.iter().all(|v| v.is_finite()) {
             return Err(format!("{face:?} is not a finite point"));
         }
-        let body = coarse::body_coordinate(&observation.seen, at)
-            .ok_or(format!("{face:?} at {at:.0?} mm lies where the volume shows no patient"))?;
-        let cubes = real.map(|at| Cubes { fine: observation.fine.cube(*at), coarse: observation.coarse.cube(*at) });
+        let body = coarse::body_coordinate(&observation.seen, at).ok_or(format!(
+            "{face:?} at {at:.0?} mm lies where the volume shows no patient"
+        ))?;
+        let cubes = real.map(|at| Cubes {
+            fine: observation.fine.cube(*at),
+            coarse: observation.coarse.cube(*at),
+        });
         pattern.landmarks[face as usize] = Some(Landmark { at, body, cubes });
     }
     for axis in 0..3 {
@@ -122,7 +149,10 @@ fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Patter
         if let (Some(low), Some(high)) = (low, high)
             && low >= high
         {
-            return Err(format!("its extremes along {} are crossed: {low:.1} and {high:.1} mm", ["x", "y", "z"][axis]));
+            return Err(format!(
+                "its extremes along {} are crossed: {low:.1} and {high:.1} mm",
+                ["x", "y", "z"][axis]
+            ));
         }
     }
     Ok(pattern)
@@ -156,7 +186,9 @@ pub fn points_of_labels(
         }
     }
     let enough = members.into_iter().filter(|(_, voxels)| voxels.len() >= MIN_VOXELS);
-    enough.map(|(name, voxels)| (name.to_owned(), points_of_voxels(grid, &voxels))).collect()
+    enough
+        .map(|(name, voxels)| (name.to_owned(), points_of_voxels(grid, &voxels)))
+        .collect()
 }
 
 /// Extreme points, cut faces and parts of a structure given as voxels `(i, j, k)`.
@@ -164,30 +196,51 @@ fn points_of_voxels(grid: &Grid, voxels: &[[usize; 3]]) -> PlacedStructure {
     let at = |v: &[usize; 3]| grid.to_patient(v.map(|n| n as f64)).to_array();
     let points: Vec<Vec3> = voxels.iter().map(at).collect();
     // half a voxel's extent along each patient axis: faces are where the structure ends, not its outermost centres
-    let half = [0, 1, 2].map(|a| (0..3).map(|d| (grid.directions[d][a] * grid.spacing_mm[d]).abs()).sum::<f64>() / 2.0);
+    let half = [0, 1, 2].map(|a| {
+        (0..3)
+            .map(|d| (grid.directions[d][a] * grid.spacing_mm[d]).abs())
+            .sum::<f64>()
+            / 2.0
+    });
     let mut placed = PlacedStructure::default();
     let bounds = grid.bounds();
     for face in Face::ALL {
         let point = extreme(&points, face, half[face.axis()]);
-        let (edge, axis) = (if face.is_max() { bounds.max } else { bounds.min }.to_array(), face.axis());
+        let (edge, axis) = (
+            if face.is_max() { bounds.max } else { bounds.min }.to_array(),
+            face.axis(),
+        );
         if (edge[axis] - point[axis]).abs() < half[axis] {
             placed.cut.push(face);
         }
         placed.extremes.insert(face, point);
     }
     placed.extremes.retain(|face, _| !placed.cut.contains(face));
-    let (low, high) = (extreme(&points, Face::ZMin, half[2])[2], extreme(&points, Face::ZMax, half[2])[2]);
+    let (low, high) = (
+        extreme(&points, Face::ZMin, half[2])[2],
+        extreme(&points, Face::ZMax, half[2])[2],
+    );
     let count = ((high - low) / SECTION_MM).round().max(1.0) as usize;
     let step = (high - low) / count as f64;
     for n in 0..count {
         let z_mm = [low + n as f64 * step, low + (n + 1) as f64 * step];
-        let part: Vec<Vec3> = points.iter().filter(|p| (z_mm[0]..z_mm[1]).contains(&p[2])).copied().collect();
+        let part: Vec<Vec3> = points
+            .iter()
+            .filter(|p| (z_mm[0]..z_mm[1]).contains(&p[2]))
+            .copied()
+            .collect();
         if part.is_empty() {
             continue;
         }
         let [x_min, x_max, y_min, y_max] =
             [Face::XMin, Face::XMax, Face::YMin, Face::YMax].map(|f| extreme(&part, f, half[f.axis()]));
-        placed.sections.push(PlacedSection { z_mm, x_min, x_max, y_min, y_max });
+        placed.sections.push(PlacedSection {
+            z_mm,
+            x_min,
+            x_max,
+            y_min,
+            y_max,
+        });
     }
     placed
 }
@@ -196,7 +249,11 @@ fn points_of_voxels(grid: &Grid, voxels: &[[usize; 3]]) -> PlacedStructure {
 fn extreme(points: &[Vec3], face: Face, half_mm: f64) -> Vec3 {
     let (axis, sign) = (face.axis(), if face.is_max() { 1.0 } else { -1.0 });
     let far = points.iter().map(|p| sign * p[axis]).fold(f64::NEG_INFINITY, f64::max);
-    let mut outermost: Vec<Vec3> = points.iter().filter(|p| sign * p[axis] > far - 0.5 * half_mm).copied().collect();
+    let mut outermost: Vec<Vec3> = points
+        .iter()
+        .filter(|p| sign * p[axis] > far - 0.5 * half_mm)
+        .copied()
+        .collect();
     let centre = [0, 1, 2].map(|a| outermost.iter().map(|p| p[a]).sum::<f64>() / outermost.len() as f64);
     // on the structure, and as central as it gets
     let off = |p: &Vec3| (0..3).map(|a| (p[a] - centre[a]).powi(2)).sum::<f64>();
@@ -223,7 +280,10 @@ pub fn structure_of_label(label: &str) -> Option<&'static str> {
 /// Adds a template, or replaces the one of the same id, and writes the bank whole.
 pub fn add(bank_path: &Path, localiser: &mut Localiser, ct: &Volume, placed: &Placed) -> Result<(), TeachError> {
     if placed.structures.is_empty() {
-        return Err(TeachError::Input(format!("{}: no structure is placed on it", placed.volume)));
+        return Err(TeachError::Input(format!(
+            "{}: no structure is placed on it",
+            placed.volume
+        )));
     }
     let observation = localiser.observe(ct)?;
     let template = template(&observation, placed)?;
@@ -245,14 +305,20 @@ pub fn remove(bank_path: &Path, id: &str) -> Result<(), TeachError> {
     let mut bank = Bank::read(bank_path)?;
     if bank.templates.remove(id).is_none() {
         let ids: Vec<&str> = bank.templates.keys().map(String::as_str).collect();
-        return Err(TeachError::Input(format!("no template is called `{id}`; there are {}", ids.join(", "))));
+        return Err(TeachError::Input(format!(
+            "no template is called `{id}`; there are {}",
+            ids.join(", ")
+        )));
     }
     write(bank_path, &bank)
 }
 
 /// A reader sees the old bank or the new one, never half of one.
 fn write(path: &Path, bank: &Bank) -> Result<(), TeachError> {
-    let failed = |cause: std::io::Error| TeachError::Write { path: path.display().to_string(), cause };
+    let failed = |cause: std::io::Error| TeachError::Write {
+        path: path.display().to_string(),
+        cause,
+    };
     let part = path.with_extension("part");
     std::fs::write(&part, bank.to_bytes()).map_err(failed)?;
     std::fs::File::open(&part).and_then(|f| f.sync_all()).map_err(failed)?;
@@ -266,7 +332,12 @@ mod tests {
     /// Columns run to the right, rows to the front, slices to the feet.
     fn grid() -> Grid {
         let directions = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]];
-        Grid { origin: [100.0, 90.0, 50.0].into(), directions, spacing_mm: [2.0, 2.0, 5.0], size: [60, 50, 20] }
+        Grid {
+            origin: [100.0, 90.0, 50.0].into(),
+            directions,
+            spacing_mm: [2.0, 2.0, 5.0],
+            size: [60, 50, 20],
+        }
     }
 
     fn names(name: &str) -> BTreeMap<u16, String> {
@@ -317,7 +388,10 @@ mod tests {
         }
         let observation = Observation {
             bounds: grid().bounds(),
-            seen: vec![crate::localise::canonical::Seen { at: [0.0; 3], body: [0.0; 3] }],
+            seen: vec![crate::localise::canonical::Seen {
+                at: [0.0; 3],
+                body: [0.0; 3],
+            }],
             coarse: crate::localise::fine::Features::new(ndarray::Array4::zeros((2, 2, 2, 4)), [0.0; 3], 12.0, 2),
             fine: crate::localise::fine::Features::new(ndarray::Array4::zeros((4, 4, 4, 4)), [0.0; 3], 6.0, 4),
         };

@@ -154,6 +154,7 @@ impl Lane {
             store: &self.store,
             job: job.id,
             handle: &self.handle,
+            outer: self.progress.as_ref(),
             asked: Mutex::new(None),
         };
         pipeline::run(instances, &request, &mut self.engines, &watch)

@@ -30,7 +30,9 @@ pub enum Command {
 impl From<StoreError> for Exit {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoSuchJob(_) | StoreError::IllegalMove(_) | StoreError::Unfit { .. } => Self::Usage(error.to_string()),
+            StoreError::NoSuchJob(_) | StoreError::IllegalMove(_) | StoreError::Unfit { .. } => {
+                Self::Usage(error.to_string())
+            }
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -39,13 +41,18 @@ impl From<StoreError> for Exit {
 pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
     let dir = &config.written.storage.dir;
     if !dir.join(crate::store::FILE_NAME).is_file() {
-        return Err(Exit::Missing(format!("no database in {}; has the daemon run here?", dir.display())));
+        return Err(Exit::Missing(format!(
+            "no database in {}; has the daemon run here?",
+            dir.display()
+        )));
     }
     let store = Store::open(dir, jiff::tz::TimeZone::system())?;
     let now = Timestamp::now();
     match command {
         Command::List { state, limit } => {
-            let state = state.map(|text| State::parse(&text).ok_or_else(|| unknown_state(&text))).transpose()?;
+            let state = state
+                .map(|text| State::parse(&text).ok_or_else(|| unknown_state(&text)))
+                .transpose()?;
             let jobs = store.jobs(state, limit)?;
             let facts: Vec<_> = jobs.iter().map(facts).collect();
             print(json, &facts.into(), || list(&jobs));
@@ -53,11 +60,15 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
         Command::Show { id } => show(&store, JobId(id), json)?,
         Command::Retry { id } => {
             let state = store.retry(JobId(id), now)?;
-            print(json, &serde_json::json!({ "job": id, "state": state.as_str() }), || format!("job {id} is {state}\n"));
+            print(json, &serde_json::json!({ "job": id, "state": state.as_str() }), || {
+                format!("job {id} is {state}\n")
+            });
         }
         Command::Cancel { id } => {
             store.cancel(JobId(id), "cancelled from the command line", now)?;
-            print(json, &serde_json::json!({ "job": id, "state": "cancelled" }), || format!("job {id} is cancelled\n"));
+            print(json, &serde_json::json!({ "job": id, "state": "cancelled" }), || {
+                format!("job {id} is cancelled\n")
+            });
         }
         Command::Explain { series_uid } => {
             let uid = crate::dicom::uid::Uid::parse(&series_uid).map_err(|error| Exit::Usage(error.to_string()))?;
@@ -92,7 +103,12 @@ fn list(jobs: &[Job]) -> String {
             ]
         })
         .collect();
-    table::render(&["job", "state", "protocol", "slices", "received", "found", "attempts", "reason"], &rows)
+    table::render(
+        &[
+            "job", "state", "protocol", "slices", "received", "found", "attempts", "reason",
+        ],
+        &rows,
+    )
 }
 
 /// Patient data stays in the database: neither listing nor JSON carries names or ids.
@@ -151,7 +167,12 @@ fn show(store: &Store, id: JobId, json: bool) -> Result<(), Exit> {
             job.id, job.series.series_instance_uid, job.state, job.identity.revision, job.instances
         );
         for event in &events {
-            text.push_str(&format!("  {:.0}  {:<10} {}\n", event.at, event.state.as_str(), event.text));
+            text.push_str(&format!(
+                "  {:.0}  {:<10} {}\n",
+                event.at,
+                event.state.as_str(),
+                event.text
+            ));
         }
         for (name, reason) in &job.summary.structures_missing {
             text.push_str(&format!("  not found: {name}: {reason}\n"));
@@ -161,7 +182,12 @@ fn show(store: &Store, id: JobId, json: bool) -> Result<(), Exit> {
         }
         for d in &deliveries {
             let error = d.last_error.as_deref().unwrap_or("");
-            text.push_str(&format!("  to {}: {} after {} failed sends {error}\n", d.destination, d.state.as_str(), d.attempts));
+            text.push_str(&format!(
+                "  to {}: {} after {} failed sends {error}\n",
+                d.destination,
+                d.state.as_str(),
+                d.attempts
+            ));
         }
         text
     });

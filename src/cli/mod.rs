@@ -133,7 +133,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(line: Line) -> Result<(), Exit> {
-    let file = line.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()));
+    let file = line
+        .config
+        .clone()
+        .or_else(|| Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()));
     let file = file.as_deref();
     match line.command {
         Command::Serve => {
@@ -177,9 +180,15 @@ fn list(problems: &[Problem]) -> String {
 fn start_log(level: &str, format: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MEDLSAMD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second start (tests) keeps the first.
-    let _ = if format == "json" { log.json().try_init() } else { log.try_init() };
+    let _ = if format == "json" {
+        log.json().try_init()
+    } else {
+        log.try_init()
+    };
 }
 
 /// Prints facts: as JSON when asked, else as the text given.

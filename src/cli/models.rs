@@ -21,7 +21,11 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
     for name in names(config)? {
         let manifest = crate::engines::manifest(config, &name)?;
         let used = [&config.written.models.localiser, &config.written.models.segmenter].contains(&&name);
-        let state = if verify { state(&manifest) } else { Ok(if used { "configured" } else { "" }.to_string()) };
+        let state = if verify {
+            state(&manifest)
+        } else {
+            Ok(if used { "configured" } else { "" }.to_string())
+        };
         // Weights that nobody configured may well be absent.
         wrong += usize::from(state.is_err() && used);
         let state = state.unwrap_or_else(|problem| problem);
@@ -29,25 +33,40 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
             "name": manifest.name, "version": manifest.version, "kind": manifest.kind, "family": manifest.family,
             "sha256": manifest.sha256, "licence": manifest.licence, "configured": used, "state": state,
         }));
-        rows.push(vec![name, manifest.version, manifest.kind, manifest.family, manifest.licence, state]);
+        rows.push(vec![
+            name,
+            manifest.version,
+            manifest.kind,
+            manifest.family,
+            manifest.licence,
+            state,
+        ]);
     }
     let header = ["model", "version", "kind", "family", "licence", "state"];
     print(json, &facts.into(), || table::render(&header, &rows));
     match wrong {
         0 => Ok(()),
-        n => Err(Exit::Missing(format!("{n} configured model(s) are not what their manifests say"))),
+        n => Err(Exit::Missing(format!(
+            "{n} configured model(s) are not what their manifests say"
+        ))),
     }
 }
 
 fn state(manifest: &Manifest) -> Result<String, String> {
-    manifest.load_verified().map(|bytes| format!("verified, {} bytes", bytes.len())).map_err(|error| error.to_string())
+    manifest
+        .load_verified()
+        .map(|bytes| format!("verified, {} bytes", bytes.len()))
+        .map_err(|error| error.to_string())
 }
 
 /// Directories under `[models] dir` that hold a manifest, sorted.
 fn names(config: &Config) -> Result<Vec<String>, Exit> {
     let dir = &config.written.models.dir;
     let entries = std::fs::read_dir(dir).map_err(|error| {
-        Exit::Missing(format!("cannot read the models directory {}: {error}; set models.dir", dir.display()))
+        Exit::Missing(format!(
+            "cannot read the models directory {}: {error}; set models.dir",
+            dir.display()
+        ))
     })?;
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)

@@ -47,12 +47,19 @@ pub fn run(config: &Config, args: &Args, json: bool) -> Result<(), Exit> {
         match series {
             Processed::Done { out, report } => {
                 let facts = serde_json::json!({ "out": out, "report": report });
-                print(json, &facts, || format!("{}\nresults in {}\n", process::summary(report), out.display()));
+                print(json, &facts, || {
+                    format!("{}\nresults in {}\n", process::summary(report), out.display())
+                });
             }
-            Processed::Refused { series_instance_uid, reason } => {
+            Processed::Refused {
+                series_instance_uid,
+                reason,
+            } => {
                 refused += 1;
                 let facts = serde_json::json!({ "refused": series_instance_uid.as_str(), "reason": reason });
-                print(json, &facts, || format!("series {series_instance_uid} refused: {reason}\n"));
+                print(json, &facts, || {
+                    format!("series {series_instance_uid} refused: {reason}\n")
+                });
             }
         }
     }

@@ -12,7 +12,10 @@ pub struct Shown {
 
 impl Shown {
     pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), bar: Mutex::new(None) }
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            bar: Mutex::new(None),
+        }
     }
 
     pub fn finish(&self) {
@@ -26,7 +29,14 @@ impl Progress for Shown {
     fn stage(&self, name: &'static str, total: usize) {
         self.finish();
         if !self.terminal {
-            eprintln!("{name}{}", if total > 0 { format!(": {total} steps") } else { String::new() });
+            eprintln!(
+                "{name}{}",
+                if total > 0 {
+                    format!(": {total} steps")
+                } else {
+                    String::new()
+                }
+            );
             return;
         }
         let bar = ProgressBar::new(total as u64);

@@ -3,8 +3,8 @@
 use crate::cli::{Exit, print};
 use crate::config::Config;
 use crate::engines;
-use crate::localise::bank::{Bank, Template};
 use crate::localise::Localiser;
+use crate::localise::bank::{Bank, Template};
 use crate::nifti;
 use crate::process;
 use crate::progress::Silent;
@@ -62,21 +62,38 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
                 })
                 .collect();
             print(json, &facts.into(), || {
-                let row = |(id, t): (&String, &Template)| vec![id.clone(), t.patterns.len().to_string(), t.licence.clone(), t.made_by.clone()];
-                table::render(&["case", "structures", "licence", "made by"], &bank.templates.iter().map(row).collect::<Vec<_>>())
+                let row = |(id, t): (&String, &Template)| {
+                    vec![
+                        id.clone(),
+                        t.patterns.len().to_string(),
+                        t.licence.clone(),
+                        t.made_by.clone(),
+                    ]
+                };
+                table::render(
+                    &["case", "structures", "licence", "made by"],
+                    &bank.templates.iter().map(row).collect::<Vec<_>>(),
+                )
             });
             Ok(())
         }
         Command::Show { id } => {
             let bank = Bank::read(&path)?;
-            let template = bank.templates.get(&id).ok_or_else(|| Exit::Usage(format!("no case is called {id:?}")))?;
+            let template = bank
+                .templates
+                .get(&id)
+                .ok_or_else(|| Exit::Usage(format!("no case is called {id:?}")))?;
             let names: Vec<&str> = template.patterns.keys().map(String::as_str).collect();
-            print(json, &serde_json::json!({ "id": id, "structures": names }), || format!("{}\n", names.join("\n")));
+            print(json, &serde_json::json!({ "id": id, "structures": names }), || {
+                format!("{}\n", names.join("\n"))
+            });
             Ok(())
         }
         Command::Remove { id } => {
             teach::remove(&path, &id)?;
-            print(json, &serde_json::json!({ "removed": id }), || format!("{id} removed\n"));
+            print(json, &serde_json::json!({ "removed": id }), || {
+                format!("{id} removed\n")
+            });
             Ok(())
         }
     }
@@ -90,7 +107,11 @@ fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), 
     }
     let runtime = engines::runtime(config)?;
     let manifest = engines::manifest(config, &config.written.models.localiser)?;
-    let bank = if bank_path.exists() { Bank::read(bank_path)? } else { Bank::default() };
+    let bank = if bank_path.exists() {
+        Bank::read(bank_path)?
+    } else {
+        Bank::default()
+    };
     let mut localiser = Localiser::load(&runtime, manifest, bank)?;
     teach::add(bank_path, &mut localiser, &ct, &placed)?;
     let names: Vec<&str> = placed.structures.keys().map(String::as_str).collect();
@@ -105,11 +126,21 @@ fn read_ct(path: &Path) -> Result<Volume, Exit> {
     }
     let mut series = process::collect(&[path.to_path_buf()])?;
     if series.len() != 1 {
-        return Err(Exit::Usage(format!("{} holds {} series; give one", path.display(), series.len())));
+        return Err(Exit::Usage(format!(
+            "{} holds {} series; give one",
+            path.display(),
+            series.len()
+        )));
     }
     let instances = series.pop_first().map(|(_, instances)| instances).unwrap_or_default();
-    let series = series::assemble(instances, &Requirements { min_slices: 2, min_extent_mm: 1.0 })
-        .map_err(|rejection| Exit::Failed(rejection.to_string()))?;
+    let series = series::assemble(
+        instances,
+        &Requirements {
+            min_slices: 2,
+            min_extent_mm: 1.0,
+        },
+    )
+    .map_err(|rejection| Exit::Failed(rejection.to_string()))?;
     volume::reconstruct(&series, &Silent).map_err(|error| Exit::Failed(error.to_string()))
 }
 
@@ -119,14 +150,28 @@ fn read_labels(path: &Path) -> Result<Placed, Exit> {
         return Ok(teach::read_points(path)?);
     }
     let beside = path.with_file_name("labels.json");
-    let text = std::fs::read(&beside)
-        .map_err(|error| Exit::Usage(format!("{}: {error}; it names the labels of {}", beside.display(), path.display())))?;
+    let text = std::fs::read(&beside).map_err(|error| {
+        Exit::Usage(format!(
+            "{}: {error}; it names the labels of {}",
+            beside.display(),
+            path.display()
+        ))
+    })?;
     let names: LabelNames =
         serde_json::from_slice(&text).map_err(|error| Exit::Usage(format!("{}: {error}", beside.display())))?;
     let (grid, labels) = nifti::read_labels(path).map_err(|error| Exit::Failed(error.to_string()))?;
     let structures = teach::points_of_labels(&grid, &labels, &names.labels);
-    let volume = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    Ok(Placed { volume: volume.unwrap_or_default(), structures, ..Placed::default() })
+    let volume = path
+        .parent()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
+    Ok(Placed {
+        volume: volume.unwrap_or_default(),
+        source: "added on site".into(),
+        licence: "not for distribution".into(),
+        made_by: "from the label volume given".into(),
+        structures,
+    })
 }
 
 #[derive(serde::Deserialize)]

@@ -101,7 +101,11 @@ fn fit_line(pairs: &[&Pair], axis: usize) -> Axis {
         return Axis::default();
     }
     offsets.sort_by(f64::total_cmp);
-    let mut line = Axis { centre: 0.0, shift: offsets[offsets.len() / 2], stretch: 0.0 };
+    let mut line = Axis {
+        centre: 0.0,
+        shift: offsets[offsets.len() / 2],
+        stretch: 0.0,
+    };
     for _ in 0..20 {
         let weighted: Vec<(f64, f64, f64)> = pairs
             .iter()
@@ -117,8 +121,15 @@ fn fit_line(pairs: &[&Pair], axis: usize) -> Axis {
         let centre = weighted.iter().map(|(x, _, w)| x * w).sum::<f64>() / total;
         let shift = weighted.iter().map(|(_, d, w)| d * w).sum::<f64>() / (total + (NOISE_MM / SHIFT_MM).powi(2));
         let xx = weighted.iter().map(|(x, _, w)| (x - centre).powi(2) * w).sum::<f64>();
-        let xd = weighted.iter().map(|(x, d, w)| (x - centre) * (d - shift) * w).sum::<f64>();
-        line = Axis { centre, shift, stretch: xd / (xx + (NOISE_MM / STRETCH).powi(2)) };
+        let xd = weighted
+            .iter()
+            .map(|(x, d, w)| (x - centre) * (d - shift) * w)
+            .sum::<f64>();
+        line = Axis {
+            centre,
+            shift,
+            stretch: xd / (xx + (NOISE_MM / STRETCH).powi(2)),
+        };
     }
     line
 }
@@ -132,7 +143,12 @@ mod tests {
             .map(|n| {
                 let z = -200.0 + 400.0 * n as f64 / count as f64;
                 let expected = [z / 3.0, 20.0, z];
-                Pair { face: Face::ZMin, expected, found: [z / 3.0, 20.0, warp(z)], weight: 1.0 }
+                Pair {
+                    face: Face::ZMin,
+                    expected,
+                    found: [z / 3.0, 20.0, warp(z)],
+                    weight: 1.0,
+                }
             })
             .collect()
     }

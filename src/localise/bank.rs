@@ -118,7 +118,10 @@ struct StoredLandmark {
 impl Bank {
     pub fn read(path: &Path) -> Result<Self, InferenceError> {
         let missing = |e: std::io::Error| {
-            InferenceError::Missing(format!("template bank {}: {e}; `medlsamd template add` makes one", path.display()))
+            InferenceError::Missing(format!(
+                "template bank {}: {e}; `medlsamd template add` makes one",
+                path.display()
+            ))
         };
         let length = std::fs::metadata(path).map_err(missing)?.len();
         if length > MAX_BYTES {
@@ -143,15 +146,36 @@ impl Bank {
             let mut patterns = BTreeMap::new();
             for (name, pattern) in std::mem::take(&mut stored.structures) {
                 if structure::by_name(&name).is_none() {
-                    return Err(format!("template {id} holds `{name}`, which this version does not know"));
+                    return Err(format!(
+                        "template {id} holds `{name}`, which this version does not know"
+                    ));
                 }
-                let pattern = pattern.unpack(&records, cube_lens).map_err(|e| format!("template {id}, {name}: {e}"))?;
+                let pattern = pattern
+                    .unpack(&records, cube_lens)
+                    .map_err(|e| format!("template {id}, {name}: {e}"))?;
                 patterns.insert(name, pattern);
             }
-            let StoredTemplate { source, licence, made_by, .. } = stored;
-            templates.insert(id, Template { source, licence, made_by, patterns });
+            let StoredTemplate {
+                source,
+                licence,
+                made_by,
+                ..
+            } = stored;
+            templates.insert(
+                id,
+                Template {
+                    source,
+                    licence,
+                    made_by,
+                    patterns,
+                },
+            );
         }
-        Ok(Self { model_sha256: index.model_sha256, cube_lens, templates })
+        Ok(Self {
+            model_sha256: index.model_sha256,
+            cube_lens,
+            templates,
+        })
     }
 
     /// The file's bytes; the same bank gives the same bytes.
@@ -164,23 +188,50 @@ impl Bank {
             for (name, pattern) in &template.patterns {
                 let mut landmarks = BTreeMap::new();
                 for face in Face::ALL {
-                    let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else { continue };
+                    let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else {
+                        continue;
+                    };
                     let number = cubes.as_ref().map(|cubes| {
                         let bytes = |v: &f32| (v * QUANTUM).round().clamp(-QUANTUM, QUANTUM) as i8 as u8;
                         records.extend(cubes.fine.iter().chain(&cubes.coarse).map(bytes));
                         count += 1;
                         count - 1
                     });
-                    landmarks.insert(face, StoredLandmark { at: at.map(hundredths), body: body.map(hundredths), cubes: number });
+                    landmarks.insert(
+                        face,
+                        StoredLandmark {
+                            at: at.map(hundredths),
+                            body: body.map(hundredths),
+                            cubes: number,
+                        },
+                    );
                 }
                 let sections = pattern.sections.iter().map(Section::rounded).collect();
                 structures.insert(name.clone(), StoredPattern { landmarks, sections });
             }
-            let Template { source, licence, made_by, patterns: _ } = template.clone();
-            templates.insert(id.clone(), StoredTemplate { source, licence, made_by, structures });
+            let Template {
+                source,
+                licence,
+                made_by,
+                patterns: _,
+            } = template.clone();
+            templates.insert(
+                id.clone(),
+                StoredTemplate {
+                    source,
+                    licence,
+                    made_by,
+                    structures,
+                },
+            );
         }
         let [fine_len, coarse_len] = self.cube_lens;
-        let index = Index { model_sha256: self.model_sha256.clone(), fine_len, coarse_len, templates };
+        let index = Index {
+            model_sha256: self.model_sha256.clone(),
+            fine_len,
+            coarse_len,
+            templates,
+        };
         let index = serde_json::to_vec(&index).expect("plain data");
         let length = u32::try_from(index.len()).expect("an index under 4 GiB");
         [MAGIC.as_slice(), &length.to_le_bytes(), &index, &records].concat()
@@ -194,7 +245,10 @@ impl Bank {
 
     /// The patterns of a structure, with the ids of their templates.
     pub fn patterns<'a>(&'a self, structure: &str) -> Vec<(&'a str, &'a Pattern)> {
-        self.templates.iter().filter_map(|(id, t)| Some((id.as_str(), t.patterns.get(structure)?))).collect()
+        self.templates
+            .iter()
+            .filter_map(|(id, t)| Some((id.as_str(), t.patterns.get(structure)?)))
+            .collect()
     }
 
     /// Refuses features that another model made.
@@ -207,12 +261,18 @@ impl Bank {
             self.model_sha256.get(..12).unwrap_or("?"),
             sha256.get(..12).unwrap_or("?")
         );
-        Err(InferenceError::Model { model: "localiser".into(), problem })
+        Err(InferenceError::Model {
+            model: "localiser".into(),
+            problem,
+        })
     }
 }
 
 fn damaged(path: &Path, problem: &str) -> InferenceError {
-    InferenceError::Model { model: format!("template bank {}", path.display()), problem: problem.into() }
+    InferenceError::Model {
+        model: format!("template bank {}", path.display()),
+        problem: problem.into(),
+    }
 }
 
 fn hundredths(v: f64) -> f64 {
@@ -221,17 +281,26 @@ fn hundredths(v: f64) -> f64 {
 
 impl Section {
     fn rounded(&self) -> Self {
-        Self { z_mm: self.z_mm.map(hundredths), y_mm: self.y_mm.map(hundredths), x_mm: self.x_mm.map(hundredths) }
+        Self {
+            z_mm: self.z_mm.map(hundredths),
+            y_mm: self.y_mm.map(hundredths),
+            x_mm: self.x_mm.map(hundredths),
+        }
     }
 
     fn is_proper(&self) -> bool {
-        [self.z_mm, self.y_mm, self.x_mm].iter().all(|[low, high]| low.is_finite() && high.is_finite() && low <= high)
+        [self.z_mm, self.y_mm, self.x_mm]
+            .iter()
+            .all(|[low, high]| low.is_finite() && high.is_finite() && low <= high)
     }
 }
 
 impl StoredPattern {
     fn unpack(self, records: &[&[u8]], cube_lens: [usize; 2]) -> Result<Pattern, String> {
-        let mut pattern = Pattern { sections: self.sections, ..Pattern::default() };
+        let mut pattern = Pattern {
+            sections: self.sections,
+            ..Pattern::default()
+        };
         if pattern.sections.len() > MAX_SECTIONS || !pattern.sections.iter().all(Section::is_proper) {
             return Err("its sections are crossed, infinite or too many".into());
         }
@@ -241,12 +310,21 @@ impl StoredPattern {
             }
             let cubes = match stored.cubes {
                 Some(number) => {
-                    let record = records.get(number).filter(|r| r.len() == cube_lens.iter().sum::<usize>());
-                    Some(unpack(record.ok_or(format!("record {number} is not in the file"))?, cube_lens[0]))
+                    let record = records
+                        .get(number)
+                        .filter(|r| r.len() == cube_lens.iter().sum::<usize>());
+                    Some(unpack(
+                        record.ok_or(format!("record {number} is not in the file"))?,
+                        cube_lens[0],
+                    ))
                 }
                 None => None,
             };
-            pattern.landmarks[face as usize] = Some(Landmark { at: stored.at, body: stored.body, cubes });
+            pattern.landmarks[face as usize] = Some(Landmark {
+                at: stored.at,
+                body: stored.body,
+                cubes,
+            });
         }
         Ok(pattern)
     }
@@ -255,5 +333,8 @@ impl StoredPattern {
 fn unpack(record: &[u8], fine_len: usize) -> Cubes {
     let values: Vec<f32> = record.iter().map(|b| f32::from(*b as i8) / QUANTUM).collect();
     let (fine, coarse) = values.split_at(fine_len);
-    Cubes { fine: fine.to_vec(), coarse: coarse.to_vec() }
+    Cubes {
+        fine: fine.to_vec(),
+        coarse: coarse.to_vec(),
+    }
 }

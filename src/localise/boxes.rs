@@ -45,10 +45,17 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
                 if size > 0.0 && plausible {
                     (low.0, high.0)
                 } else if usual > 0.0 {
-                    repairs.push(format!("{size:.0} mm along {}, templates have {usual:.0} mm", ["x", "y", "z"][axis]));
+                    repairs.push(format!(
+                        "{size:.0} mm along {}, templates have {usual:.0} mm",
+                        ["x", "y", "z"][axis]
+                    ));
                     // the side that was seen more clearly stays
                     let trust = |side: Option<crate::localise::search::Hit>| side.map_or(-1.0, |hit| hit.similarity);
-                    if trust(low.1) >= trust(high.1) { (low.0, low.0 + usual) } else { (high.0 - usual, high.0) }
+                    if trust(low.1) >= trust(high.1) {
+                        (low.0, low.0 + usual)
+                    } else {
+                        (high.0 - usual, high.0)
+                    }
                 } else {
                     return None;
                 }
@@ -58,7 +65,10 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
             _ => return None,
         };
     }
-    let full = Box3 { min: low.into(), max: high.into() };
+    let full = Box3 {
+        min: low.into(),
+        max: high.into(),
+    };
     Some(clip(full, bounds, repairs))
 }
 
@@ -78,12 +88,26 @@ fn clip(full: Box3, bounds: &Box3, repairs: Vec<String>) -> Framed {
         (min[axis], max[axis]) = (low[axis].max(first[axis]), high[axis].min(last[axis]));
         shown[axis] = ((max[axis] - min[axis]) / (high[axis] - low[axis])).max(0.0);
     }
-    Framed { full, shown, visible: Box3 { min: min.into(), max: max.into() }, truncated, repairs }
+    Framed {
+        full,
+        shown,
+        visible: Box3 {
+            min: min.into(),
+            max: max.into(),
+        },
+        truncated,
+        repairs,
+    }
 }
 
 /// The visible part along z, cut into parts whose bounds come from the templates' parts, each template laid over the box by its
 /// own faces. Empty when no template has parts.
-pub fn sections(search: &Search<'_>, framed: &Framed, alignment: &Alignment, observation: &Observation) -> Vec<Section> {
+pub fn sections(
+    search: &Search<'_>,
+    framed: &Framed,
+    alignment: &Alignment,
+    observation: &Observation,
+) -> Vec<Section> {
     let laid: Vec<Vec<Section>> = search
         .patterns
         .iter()
@@ -99,9 +123,16 @@ pub fn sections(search: &Search<'_>, framed: &Framed, alignment: &Alignment, obs
     (0..count)
         .map(|n| {
             let z_mm = [min.z + n as f64 * step, min.z + (n + 1) as f64 * step];
-            let here: Vec<[f64; 4]> = laid.iter().filter_map(|s| bounds_at(s, 0.5 * (z_mm[0] + z_mm[1]))).collect();
+            let here: Vec<[f64; 4]> = laid
+                .iter()
+                .filter_map(|s| bounds_at(s, 0.5 * (z_mm[0] + z_mm[1])))
+                .collect();
             if here.is_empty() {
-                return Section { z_mm, y_mm: [min.y, max.y], x_mm: [min.x, max.x] };
+                return Section {
+                    z_mm,
+                    y_mm: [min.y, max.y],
+                    x_mm: [min.x, max.x],
+                };
             }
             let [y0, y1, x0, x1] = [0, 1, 2, 3].map(|c| median(here.iter().map(|b| b[c])));
             let clip = |v: f64, low: f64, high: f64| v.clamp(low, high);
@@ -122,7 +153,9 @@ fn lay(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation: &
     for (axis, line) in lines.iter_mut().enumerate() {
         let mut ends = Vec::new();
         for (side, face) in Face::of_axis(axis).into_iter().enumerate() {
-            let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else { continue };
+            let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else {
+                continue;
+            };
             let here = match cubes {
                 Some(_) => full[side][axis],
                 None => alignment.apply(coarse::target(&observation.seen, *body)?.at)[axis],
@@ -139,7 +172,11 @@ fn lay(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation: &
         };
     }
     let map = |mm: [f64; 2], axis: usize| mm.map(|v| lines[axis].0 * v + lines[axis].1);
-    let laid = pattern.sections.iter().map(|s| Section { z_mm: map(s.z_mm, 2), y_mm: map(s.y_mm, 1), x_mm: map(s.x_mm, 0) });
+    let laid = pattern.sections.iter().map(|s| Section {
+        z_mm: map(s.z_mm, 2),
+        y_mm: map(s.y_mm, 1),
+        x_mm: map(s.x_mm, 0),
+    });
     Some(laid.collect())
 }
 

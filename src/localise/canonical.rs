@@ -54,17 +54,26 @@ impl Canonical {
         let padded = size.map(|n| n.next_multiple_of(MULTIPLE) + 2 * PAD);
         let mut input = Array3::zeros(padded);
         let [z, y, x] = size;
-        input.slice_mut(s![PAD..PAD + z, PAD..PAD + y, PAD..PAD + x]).assign(&hu.mapv(normalise));
+        input
+            .slice_mut(s![PAD..PAD + z, PAD..PAD + y, PAD..PAD + x])
+            .assign(&hu.mapv(normalise));
         let origin = grid.to_patient([0.5; 3]).to_array();
-        Self { input, size, origin, bounds, hu }
+        Self {
+            input,
+            size,
+            origin,
+            bounds,
+            hu,
+        }
     }
 
     /// Runs the network once over the whole volume.
     pub fn observe(&self, session: &mut Session) -> Result<Observation, InferenceError> {
         let input = self.input.view().insert_axis(Axis(0)).insert_axis(Axis(0)).into_dyn();
         let outputs = session.run(&[("volume", Feed::F32(input))], &["position", "coarse", "fine"])?;
-        let [position, coarse, fine]: [ArrayD<f32>; 3] =
-            outputs.try_into().map_err(|_| problem("it does not give position, coarse and fine"))?;
+        let [position, coarse, fine]: [ArrayD<f32>; 3] = outputs
+            .try_into()
+            .map_err(|_| problem("it does not give position, coarse and fine"))?;
         let half = self.input.dim();
         let half = [half.0 / 2, half.1 / 2, half.2 / 2];
         let position = channels_last(position, half, "position")?;
@@ -81,7 +90,10 @@ impl Canonical {
         fine: Array4<f32>,
     ) -> Result<Observation, InferenceError> {
         if position.dim().3 != 3 {
-            return Err(problem(&format!("position has {} channels instead of 3", position.dim().3)));
+            return Err(problem(&format!(
+                "position has {} channels instead of 3",
+                position.dim().3
+            )));
         }
         let [z, y, x] = self.size;
         // the odd last voxel shares its coarse voxel with air; it still belongs to the patient
@@ -127,15 +139,23 @@ pub struct Observation {
 }
 
 fn problem(text: &str) -> InferenceError {
-    InferenceError::Model { model: "localiser".into(), problem: text.into() }
+    InferenceError::Model {
+        model: "localiser".into(),
+        problem: text.into(),
+    }
 }
 
 fn channels_last(array: ArrayD<f32>, size: [usize; 3], name: &str) -> Result<Array4<f32>, InferenceError> {
     let shape = array.shape().to_vec();
     if shape.len() != 5 || shape[0] != 1 || shape[2..] != size {
-        return Err(problem(&format!("output {name} has shape {shape:?}, expected [1, channels, {size:?}]")));
+        return Err(problem(&format!(
+            "output {name} has shape {shape:?}, expected [1, channels, {size:?}]"
+        )));
     }
-    let array = array.index_axis_move(Axis(0), 0).into_dimensionality::<Ix4>().map_err(|e| problem(&e.to_string()))?;
+    let array = array
+        .index_axis_move(Axis(0), 0)
+        .into_dimensionality::<Ix4>()
+        .map_err(|e| problem(&e.to_string()))?;
     Ok(array.permuted_axes([1, 2, 3, 0]).as_standard_layout().into_owned())
 }
 
@@ -156,7 +176,11 @@ fn normalise(hu: f32) -> f32 {
 fn body(hu: &Array3<f32>) -> Array3<bool> {
     let (z, y, x) = hu.dim();
     let dense = Array3::from_shape_fn((z.div_ceil(2), y.div_ceil(2), x.div_ceil(2)), |(k, j, i)| {
-        let block = hu.slice(s![2 * k..(2 * k + 2).min(z), 2 * j..(2 * j + 2).min(y), 2 * i..(2 * i + 2).min(x)]);
+        let block = hu.slice(s![
+            2 * k..(2 * k + 2).min(z),
+            2 * j..(2 * j + 2).min(y),
+            2 * i..(2 * i + 2).min(x)
+        ]);
         block.mean().unwrap_or(-1000.0) > BODY_HU
     });
     let mut body = largest_piece(&dense);
@@ -228,7 +252,12 @@ mod tests {
 
     fn grid(origin: Vec3, size: [usize; 3]) -> Grid {
         let directions = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-        Grid { origin: origin.into(), directions, spacing_mm: [3.0; 3], size }
+        Grid {
+            origin: origin.into(),
+            directions,
+            spacing_mm: [3.0; 3],
+            size,
+        }
     }
 
     #[test]
@@ -268,7 +297,10 @@ mod tests {
         }
         // the first 6 mm voxel's centre is half a 3 mm voxel beyond the first 3 mm centre
         let cube = seen.fine.cube([-98.5 + 9.0, 41.5 + 9.0, -698.5 + 9.0]);
-        assert!(cube[..16].iter().all(|v| *v == 1.0) && cube[16..].iter().all(|v| *v == 0.0), "{cube:?}");
+        assert!(
+            cube[..16].iter().all(|v| *v == 1.0) && cube[16..].iter().all(|v| *v == 0.0),
+            "{cube:?}"
+        );
     }
 
     #[test]

@@ -31,14 +31,20 @@ pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
         let d2 = distance2(s);
         if d2 < limit * limit {
             let closeness = (limit - d2.sqrt()) / REACH_MM;
-            votes.push(([0, 1, 2].map(|a| s.at[a] + wanted[a] - s.body[a]), closeness * closeness));
+            votes.push((
+                [0, 1, 2].map(|a| s.at[a] + wanted[a] - s.body[a]),
+                closeness * closeness,
+            ));
         }
     }
     let first = mean(&votes);
     let distance = |v: &Vec3| (0..3).map(|a| (v[a] - first[a]).powi(2)).sum::<f64>();
     votes.sort_by(|a, b| distance(&a.0).total_cmp(&distance(&b.0)));
     votes.truncate(votes.len().div_ceil(2));
-    Some(Target { at: mean(&votes), residual_mm })
+    Some(Target {
+        at: mean(&votes),
+        residual_mm,
+    })
 }
 
 fn mean(votes: &[(Vec3, f64)]) -> Vec3 {
@@ -70,7 +76,12 @@ mod tests {
 
     fn seen(body: impl Fn(Vec3) -> Vec3) -> Vec<Seen> {
         let place = |n: usize| [n % 20, n / 20 % 20, n / 400].map(|i| 12.0 * i as f64);
-        (0..8000).map(|n| Seen { at: place(n), body: body(place(n)) }).collect()
+        (0..8000)
+            .map(|n| Seen {
+                at: place(n),
+                body: body(place(n)),
+            })
+            .collect()
     }
 
     #[test]
@@ -90,7 +101,10 @@ mod tests {
     fn a_coordinate_out_of_view_lies_outside_by_its_distance() {
         let voxels = seen(|p| p);
         let found = target(&voxels, [100.0, 100.0, -150.0]).unwrap();
-        assert!((found.at[2] + 150.0).abs() < 1e-6 && (found.residual_mm - 150.0).abs() < 6.0, "{found:?}");
+        assert!(
+            (found.at[2] + 150.0).abs() < 1e-6 && (found.residual_mm - 150.0).abs() < 6.0,
+            "{found:?}"
+        );
         assert!(target(&[], [0.0; 3]).is_none());
     }
 

@@ -30,8 +30,15 @@ impl Features {
     pub fn new(map: Array4<f32>, origin: Vec3, step_mm: f64, edge: usize) -> Self {
         let (z, y, x, c) = map.dim();
         let mut padded = Array4::zeros((z + 2 * edge, y + 2 * edge, x + 2 * edge, c));
-        padded.slice_mut(s![edge..edge + z, edge..edge + y, edge..edge + x, ..]).assign(&map);
-        Self { padded, origin, step_mm, edge }
+        padded
+            .slice_mut(s![edge..edge + z, edge..edge + y, edge..edge + x, ..])
+            .assign(&map);
+        Self {
+            padded,
+            origin,
+            step_mm,
+            edge,
+        }
     }
 
     pub fn channels(&self) -> usize {
@@ -106,7 +113,9 @@ impl Features {
         for (a, range) in range.iter_mut().enumerate() {
             let start = |mm: f64| (mm - self.origin[a]) / self.step_mm - half + self.edge as f64;
             let low = start(centre[a] - radius_mm).ceil().max(0.0);
-            let high = start(centre[a] + radius_mm).floor().min((size[2 - a] + self.edge) as f64);
+            let high = start(centre[a] + radius_mm)
+                .floor()
+                .min((size[2 - a] + self.edge) as f64);
             if low > high || low.is_nan() || high.is_nan() {
                 return None;
             }
@@ -121,10 +130,12 @@ impl Features {
                 *value = self.dot(cube, start) / inside as f32;
             }
         }
-        let origin = [0, 1, 2].map(|a| {
-            self.origin[a] + (range[a].0 as f64 - self.edge as f64 + half) * self.step_mm
-        });
-        Some(Similarity { values, origin, step_mm: self.step_mm })
+        let origin = [0, 1, 2].map(|a| self.origin[a] + (range[a].0 as f64 - self.edge as f64 + half) * self.step_mm);
+        Some(Similarity {
+            values,
+            origin,
+            step_mm: self.step_mm,
+        })
     }
 
     /// How many of the cube's voxels from `start` (padded) lie in the unpadded map along an axis.
@@ -163,7 +174,11 @@ impl Similarity {
 
     /// Replaces every value by its mean with the other scale's value at the same place.
     pub fn mean_with(&mut self, other: &Self) {
-        let places: Vec<Vec3> = self.values.indexed_iter().map(|((z, y, x), _)| self.place([z, y, x])).collect();
+        let places: Vec<Vec3> = self
+            .values
+            .indexed_iter()
+            .map(|((z, y, x), _)| self.place([z, y, x]))
+            .collect();
         for (value, place) in self.values.iter_mut().zip(places) {
             *value = 0.5 * (*value + other.at(place));
         }

@@ -82,9 +82,11 @@ pub struct Located {
 #[derive(Clone, Debug)]
 pub enum Finding {
     Located(Located),
-    NotFound { structure: &'static Structure, reason: String },
+    NotFound {
+        structure: &'static Structure,
+        reason: String,
+    },
 }
-
 
 impl Finding {
     pub fn structure(&self) -> &'static Structure {
@@ -116,14 +118,22 @@ impl Localiser {
             bank.check_model(&manifest.sha256)?;
         }
         let thresholds = match manifest.raw.get("verdict") {
-            Some(table) => table.clone().try_into().map_err(|e: toml::de::Error| InferenceError::Model {
-                model: manifest.name.clone(),
-                problem: format!("[verdict] in its manifest: {}", e.message()),
-            })?,
+            Some(table) => table
+                .clone()
+                .try_into()
+                .map_err(|e: toml::de::Error| InferenceError::Model {
+                    model: manifest.name.clone(),
+                    problem: format!("[verdict] in its manifest: {}", e.message()),
+                })?,
             None => Thresholds::default(),
         };
         let session = runtime.session(&manifest.name, &manifest.load_verified()?, Vec::new())?;
-        Ok(Self { manifest, bank, session, thresholds })
+        Ok(Self {
+            manifest,
+            bank,
+            session,
+            thresholds,
+        })
     }
 
     /// One pass of the network over the whole volume.

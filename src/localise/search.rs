@@ -92,11 +92,22 @@ fn first_look<'a>(observation: &Observation, bank: &'a Bank, structure: &'static
         let mut sighting = expectation(observation, &patterns, face)?;
         if !sighting.open && in_view(&observation.bounds, sighting.expected, FIRST_REACH_MM) {
             let cubes = cubes(&patterns, face);
-            sighting.found = look(observation, &cubes, face, sighting.expected, FIRST_REACH_MM, FIRST_SIGMA_MM);
+            sighting.found = look(
+                observation,
+                &cubes,
+                face,
+                sighting.expected,
+                FIRST_REACH_MM,
+                FIRST_SIGMA_MM,
+            );
         }
         Some(sighting)
     });
-    Search { structure, patterns, faces }
+    Search {
+        structure,
+        patterns,
+        faces,
+    }
 }
 
 /// Median of what the templates that show this face expect; where every template was cut, the farthest cut.
@@ -105,12 +116,16 @@ fn expectation(observation: &Observation, patterns: &[(&str, &Pattern)], face: F
     let targets = |real: bool| -> Vec<Target> {
         let wanted = |l: &&Landmark| l.cubes.is_some() == real;
         let landmarks = patterns.iter().filter_map(|(_, p)| p.landmark(face)).filter(wanted);
-        landmarks.filter_map(|l| coarse::target(&observation.seen, l.body)).collect()
+        landmarks
+            .filter_map(|l| coarse::target(&observation.seen, l.body))
+            .collect()
     };
     let real = targets(true);
     if real.is_empty() {
         let outward = |t: &Target| if face.is_max() { t.at[axis] } else { -t.at[axis] };
-        let far = targets(false).into_iter().max_by(|a, b| outward(a).total_cmp(&outward(b)))?;
+        let far = targets(false)
+            .into_iter()
+            .max_by(|a, b| outward(a).total_cmp(&outward(b)))?;
         return Some(Sighting {
             expected: far.at,
             residual_mm: far.residual_mm,
@@ -130,7 +145,10 @@ fn expectation(observation: &Observation, patterns: &[(&str, &Pattern)], face: F
 }
 
 fn cubes<'a>(patterns: &[(&str, &'a Pattern)], face: Face) -> Vec<&'a Cubes> {
-    patterns.iter().filter_map(|(_, p)| p.landmark(face)?.cubes.as_ref()).collect()
+    patterns
+        .iter()
+        .filter_map(|(_, p)| p.landmark(face)?.cubes.as_ref())
+        .collect()
 }
 
 /// The place near `centre` most similar to the templates, all of them together.
@@ -150,7 +168,9 @@ fn look(
     let mut own = Vec::new();
     for cubes in templates {
         let mut map = observation.fine.correlate(&cubes.fine, centre, reach_mm)?;
-        let wide = observation.coarse.correlate(&cubes.coarse, centre, reach_mm + observation.coarse.step_mm());
+        let wide = observation
+            .coarse
+            .correlate(&cubes.coarse, centre, reach_mm + observation.coarse.step_mm());
         if let Some(wide) = wide {
             map.mean_with(&wide);
         }
@@ -163,19 +183,30 @@ fn look(
     let mut sum = sum?;
     sum.values /= templates.len() as f32;
     let (at, similarity) = sum.peak(cost);
-    Some(Hit { at, similarity, spread_mm: deviation(own.into_iter()) })
+    Some(Hit {
+        at,
+        similarity,
+        spread_mm: deviation(own.into_iter()),
+    })
 }
 
 fn pairs(searches: &[Search<'_>]) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for search in searches {
         for face in Face::ALL {
-            let Some(sighting) = &search.faces[face as usize] else { continue };
+            let Some(sighting) = &search.faces[face as usize] else {
+                continue;
+            };
             let Some(hit) = sighting.found else { continue };
             // agreement of templates counts double: it is what a false match lacks
             let agreement = 1.0 / (1.0 + (hit.spread_mm / 6.0).powi(2));
             let weight = f64::from(hit.similarity.clamp(0.0, 1.0)) * agreement;
-            pairs.push(Pair { face, expected: sighting.expected, found: hit.at, weight });
+            pairs.push(Pair {
+                face,
+                expected: sighting.expected,
+                found: hit.at,
+                weight,
+            });
         }
     }
     pairs
@@ -183,14 +214,23 @@ fn pairs(searches: &[Search<'_>]) -> Vec<Pair> {
 
 fn second_look(observation: &Observation, search: &mut Search<'_>, alignment: &Alignment) {
     for face in Face::ALL {
-        let Some(sighting) = &mut search.faces[face as usize] else { continue };
+        let Some(sighting) = &mut search.faces[face as usize] else {
+            continue;
+        };
         sighting.expected = alignment.apply(sighting.expected);
         sighting.found = None;
         if sighting.open || !in_view(&observation.bounds, sighting.expected, 0.0) {
             continue;
         }
         let cubes = cubes(&search.patterns, face);
-        let hit = look(observation, &cubes, face, sighting.expected, SECOND_REACH_MM, SECOND_SIGMA_MM);
+        let hit = look(
+            observation,
+            &cubes,
+            face,
+            sighting.expected,
+            SECOND_REACH_MM,
+            SECOND_SIGMA_MM,
+        );
         let axis = face.axis();
         sighting.found = hit.filter(|hit| (hit.at[axis] - sighting.expected[axis]).abs() < OUTLIER_MM);
     }

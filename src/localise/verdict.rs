@@ -1,9 +1,9 @@
 //! Knowing when not: every doubt has a number, the worst number is the confidence.
 
 use crate::geometry::Box3;
+use crate::localise::Face;
 use crate::localise::boxes::Framed;
 use crate::localise::search::{Search, median};
-use crate::localise::Face;
 use crate::structure::Linking;
 use serde::Deserialize;
 
@@ -65,12 +65,22 @@ pub fn out_of_view(search: &Search<'_>, framed: &Framed, bounds: &Box3, threshol
     let gaps = [
         (view.min.z - full.max.z, "below the lowest slice"),
         (full.min.z - view.max.z, "above the highest slice"),
-        (view.min.x - full.max.x, "beyond the patient's right edge of the field of view"),
-        (full.min.x - view.max.x, "beyond the patient's left edge of the field of view"),
+        (
+            view.min.x - full.max.x,
+            "beyond the patient's right edge of the field of view",
+        ),
+        (
+            full.min.x - view.max.x,
+            "beyond the patient's left edge of the field of view",
+        ),
         (view.min.y - full.max.y, "in front of the field of view"),
         (full.min.y - view.max.y, "behind the field of view"),
     ];
-    if let Some((gap, side)) = gaps.iter().filter(|(gap, _)| *gap >= 0.0).max_by(|a, b| a.0.total_cmp(&b.0)) {
+    if let Some((gap, side)) = gaps
+        .iter()
+        .filter(|(gap, _)| *gap >= 0.0)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+    {
         return Some(format!("expected {gap:.0} mm {side}"));
     }
     let [x, y, _] = framed.shown;
@@ -79,13 +89,19 @@ pub fn out_of_view(search: &Search<'_>, framed: &Framed, bounds: &Box3, threshol
     if long && x.min(y) >= thresholds.in_view && length_mm >= thresholds.in_view_long_mm {
         return None;
     }
-    Some(format!("only {:.0} % of it would be in the field of view", 100.0 * share))
+    Some(format!(
+        "only {:.0} % of it would be in the field of view",
+        100.0 * share
+    ))
 }
 
 /// Weighs the faces that are in view.
 pub fn weigh(search: &Search<'_>, framed: &Framed, thresholds: &Thresholds) -> Verdict {
     let seen = Face::ALL.iter().filter(|f| !framed.truncated.contains(f));
-    let seen: Vec<_> = seen.filter_map(|f| search.faces[*f as usize].as_ref()).filter(|s| !s.open).collect();
+    let seen: Vec<_> = seen
+        .filter_map(|f| search.faces[*f as usize].as_ref())
+        .filter(|s| !s.open)
+        .collect();
     let hits: Vec<_> = seen.iter().filter_map(|s| s.found).collect();
     let mut doubts = Vec::new();
     let mut confidence = 1.0;
@@ -99,18 +115,34 @@ pub fn weigh(search: &Search<'_>, framed: &Framed, thresholds: &Thresholds) -> V
     let reversed = |[good, bad]: [f64; 2]| [bad, good];
     if !seen.is_empty() {
         let residual = median(seen.iter().map(|s| s.residual_mm));
-        signal(residual, reversed(thresholds.residual_mm), format!("no tissue within {residual:.0} mm of its place"));
+        signal(
+            residual,
+            reversed(thresholds.residual_mm),
+            format!("no tissue within {residual:.0} mm of its place"),
+        );
         let spread = median(seen.iter().map(|s| s.spread_mm));
         let text = format!("the templates expect it at places {spread:.0} mm apart");
         signal(spread, reversed(thresholds.expectation_spread_mm), text);
         let matched = hits.len() as f64 / seen.len() as f64;
-        signal(matched, thresholds.matched, format!("{} of {} faces in view were recognised", hits.len(), seen.len()));
+        signal(
+            matched,
+            thresholds.matched,
+            format!("{} of {} faces in view were recognised", hits.len(), seen.len()),
+        );
     }
     if !hits.is_empty() {
         let similarity = median(hits.iter().map(|h| f64::from(h.similarity)));
-        signal(similarity, thresholds.similarity, format!("it resembles the templates by {similarity:.2} only"));
+        signal(
+            similarity,
+            thresholds.similarity,
+            format!("it resembles the templates by {similarity:.2} only"),
+        );
         let spread = median(hits.iter().map(|h| h.spread_mm));
-        signal(spread, reversed(thresholds.spread_mm), format!("the templates recognise it at places {spread:.0} mm apart"));
+        signal(
+            spread,
+            reversed(thresholds.spread_mm),
+            format!("the templates recognise it at places {spread:.0} mm apart"),
+        );
     }
     let stray = strays(search, framed);
     if stray > 1 {
@@ -130,9 +162,7 @@ fn strays(search: &Search<'_>, framed: &Framed) -> usize {
     let (low, high) = (framed.full.min.to_array(), framed.full.max.to_array());
     let stray = |face: &&Face| {
         let hit = search.faces[**face as usize].as_ref().and_then(|s| s.found);
-        hit.is_some_and(|hit| {
-            (0..3).any(|a| hit.at[a] < low[a] - TOLERANCE_MM || hit.at[a] > high[a] + TOLERANCE_MM)
-        })
+        hit.is_some_and(|hit| (0..3).any(|a| hit.at[a] < low[a] - TOLERANCE_MM || hit.at[a] > high[a] + TOLERANCE_MM))
     };
     Face::ALL.iter().filter(stray).count()
 }

@@ -29,5 +29,7 @@ pub fn printable(text: &str) -> String {
 /// Runs a future to its end on a small runtime of its own, for commands that are not async. Must not be called from async code.
 pub fn blocking<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime without threads needs nothing but memory and a few descriptors").block_on(future)
+    runtime
+        .expect("a runtime without threads needs nothing but memory and a few descriptors")
+        .block_on(future)
 }

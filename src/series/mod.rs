@@ -51,8 +51,17 @@ const CT_IMAGE_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.2";
 /// Enhanced CT and Legacy Converted Enhanced CT.
 const MULTI_FRAME_CT: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 /// Image Type values of pictures that are no slices. GE writes SCREEN SAVE, Siemens protocol pages CT_SOM5 PROT and the like.
-const NOT_SLICES: &[&str] =
-    &["LOCALIZER", "MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE", "DOSE", "DOSE_INFO", "CT_SOM5 PROT", "CT_SOM7 PROT"];
+const NOT_SLICES: &[&str] = &[
+    "LOCALIZER",
+    "MIP",
+    "MINIP",
+    "PROJECTION IMAGE",
+    "SCREEN SAVE",
+    "DOSE",
+    "DOSE_INFO",
+    "CT_SOM5 PROT",
+    "CT_SOM7 PROT",
+];
 const HOUNSFIELD: &[&str] = &["", "HU", "HU_MOD", "US"];
 /// Orientations closer than this, cosine by cosine, are the same: a quarter of a millimetre across half a body.
 const COSINE_TOLERANCE: f64 = 1e-3;
@@ -83,7 +92,11 @@ pub fn assemble(instances: Vec<Instance>, requirements: &Requirements) -> Result
         frame_of_reference_uid,
         slices: stack.slices.iter().map(|slice| slice.instance.clone()).collect(),
         grid: stack.grid,
-        set_aside: stack.set_aside.into_iter().map(|(instance, why)| (instance.sop_instance_uid.clone(), why)).collect(),
+        set_aside: stack
+            .set_aside
+            .into_iter()
+            .map(|(instance, why)| (instance.sop_instance_uid.clone(), why))
+            .collect(),
     })
 }
 
@@ -94,10 +107,20 @@ pub fn evidence(instances: &[Instance], requirements: &Requirements) -> Evidence
             let short = stack.satisfy(requirements).err();
             let why = match &short {
                 Some(rejection) => rejection.to_string(),
-                None => format!("an even stack of {} slices over {:.1} mm", stack.slices.len(), stack.extent_mm),
+                None => format!(
+                    "an even stack of {} slices over {:.1} mm",
+                    stack.slices.len(),
+                    stack.extent_mm
+                ),
             };
             let (slices, extent_mm) = (stack.slices.len(), stack.extent_mm);
-            Evidence { slices, extent_mm, gap_free: true, sufficient: short.is_none(), why }
+            Evidence {
+                slices,
+                extent_mm,
+                gap_free: true,
+                sufficient: short.is_none(),
+                why,
+            }
         }
         Err(rejection) => Evidence {
             slices: instances.len(),
@@ -141,7 +164,10 @@ impl<'a> Stack<'a> {
         let normal = cross(row, column);
         let angle_deg = normal[2].abs().clamp(0.0, 1.0).acos().to_degrees();
         if angle_deg > MAX_OFF_AXIAL_DEG {
-            return Err(Rejection::NotAxial { angle_deg, limit_deg: MAX_OFF_AXIAL_DEG });
+            return Err(Rejection::NotAxial {
+                angle_deg,
+                limit_deg: MAX_OFF_AXIAL_DEG,
+            });
         }
         let slices = distinct_positions(ordered(&slices, normal)?, &mut set_aside)?;
         let spacing_mm = even_steps(&slices)?;
@@ -152,11 +178,24 @@ impl<'a> Stack<'a> {
         on_one_line(&slices, step, length)?;
         let tilt_deg = dot(step, normal).clamp(-1.0, 1.0).acos().to_degrees();
         if tilt_deg > MAX_TILT_DEG {
-            return Err(Rejection::Tilt { tilt_deg, limit_deg: MAX_TILT_DEG.floor() });
+            return Err(Rejection::Tilt {
+                tilt_deg,
+                limit_deg: MAX_TILT_DEG.floor(),
+            });
         }
         let extent_mm = last.along_mm - first.along_mm + spacing_mm;
-        let grid = grid_of(first, [row, column, step], length / (slices.len() - 1) as f64, slices.len())?;
-        Ok(Self { slices, grid, extent_mm, set_aside })
+        let grid = grid_of(
+            first,
+            [row, column, step],
+            length / (slices.len() - 1) as f64,
+            slices.len(),
+        )?;
+        Ok(Self {
+            slices,
+            grid,
+            extent_mm,
+            set_aside,
+        })
     }
 
     fn satisfy(&self, requirements: &Requirements) -> Result<(), Rejection> {
@@ -165,14 +204,20 @@ impl<'a> Stack<'a> {
             return Err(Rejection::TooFewSlices { count, min });
         }
         if self.extent_mm < requirements.min_extent_mm {
-            return Err(Rejection::TooShort { extent_mm: self.extent_mm, min_mm: requirements.min_extent_mm });
+            return Err(Rejection::TooShort {
+                extent_mm: self.extent_mm,
+                min_mm: requirements.min_extent_mm,
+            });
         }
         Ok(())
     }
 }
 
 fn missing(instance: &Instance, keyword: &'static str) -> Rejection {
-    Rejection::MissingAttribute { slice: SliceName::of(instance), keyword }
+    Rejection::MissingAttribute {
+        slice: SliceName::of(instance),
+        keyword,
+    }
 }
 
 /// The CT slices among the instances, in an order that does not depend on arrival.
@@ -180,7 +225,10 @@ fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result
     let mut all: Vec<&Instance> = instances.iter().collect();
     all.sort_by(|a, b| (&a.sop_instance_uid, &a.path).cmp(&(&b.sop_instance_uid, &b.path)));
     let first = *all.first().ok_or(Rejection::Empty)?;
-    if let Some(other) = all.iter().find(|other| other.series_instance_uid != first.series_instance_uid) {
+    if let Some(other) = all
+        .iter()
+        .find(|other| other.series_instance_uid != first.series_instance_uid)
+    {
         let (a, b) = (first.series_instance_uid.clone(), other.series_instance_uid.clone());
         return Err(Rejection::SeveralSeries(a.clone().min(b.clone()), a.max(b)));
     }
@@ -189,14 +237,19 @@ fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result
     for instance in all {
         match no_slice(instance) {
             Some(why) => set_aside.push((instance, why)),
-            None if !seen.insert(&instance.sop_instance_uid) => set_aside.push((instance, "came more than once".into())),
+            None if !seen.insert(&instance.sop_instance_uid) => {
+                set_aside.push((instance, "came more than once".into()))
+            }
             None => slices.push(instance),
         }
     }
     if slices.is_empty() {
         let (instance, why) = &set_aside[0];
         let example = format!("{}: {why}", SliceName::of(instance));
-        return Err(Rejection::NothingUsable { count: set_aside.len(), example });
+        return Err(Rejection::NothingUsable {
+            count: set_aside.len(),
+            example,
+        });
     }
     for instance in &slices {
         complete(instance)?;
@@ -212,7 +265,11 @@ fn no_slice(instance: &Instance) -> Option<String> {
     if instance.modality != "CT" {
         return Some(format!("its modality is {:?}, not CT", instance.modality));
     }
-    if let Some(kind) = instance.image_type.iter().find(|kind| NOT_SLICES.contains(&kind.as_str())) {
+    if let Some(kind) = instance
+        .image_type
+        .iter()
+        .find(|kind| NOT_SLICES.contains(&kind.as_str()))
+    {
         return Some(format!("its Image Type says {kind}"));
     }
     (instance.samples_per_pixel != 1).then(|| "it is a colour picture".into())
@@ -222,9 +279,14 @@ fn no_slice(instance: &Instance) -> Option<String> {
 fn complete(instance: &Instance) -> Result<(), Rejection> {
     if instance.number_of_frames > 1 || MULTI_FRAME_CT.contains(&instance.sop_class_uid.as_str()) {
         let slice = SliceName::of(instance);
-        return Err(Rejection::MultiFrame { slice, frames: instance.number_of_frames });
+        return Err(Rejection::MultiFrame {
+            slice,
+            frames: instance.number_of_frames,
+        });
     }
-    let spacing_fine = instance.pixel_spacing_mm.is_some_and(|spacing| spacing.iter().all(|mm| *mm > 0.0));
+    let spacing_fine = instance
+        .pixel_spacing_mm
+        .is_some_and(|spacing| spacing.iter().all(|mm| *mm > 0.0));
     let required = [
         (instance.frame_of_reference_uid.is_some(), "FrameOfReferenceUID"),
         (instance.image_position.is_some(), "ImagePositionPatient"),
@@ -240,20 +302,30 @@ fn complete(instance: &Instance) -> Result<(), Rejection> {
     }
     if !HOUNSFIELD.contains(&instance.rescale_type.as_str()) {
         let rescale_type = format!("{:?}", instance.rescale_type);
-        return Err(Rejection::NotHounsfield { slice: SliceName::of(instance), rescale_type });
+        return Err(Rejection::NotHounsfield {
+            slice: SliceName::of(instance),
+            rescale_type,
+        });
     }
     Ok(())
 }
 
 /// Row and column cosine, made exactly orthonormal.
 fn orientation(instance: &Instance) -> Result<[Vec3; 2], Rejection> {
-    let [a, b, c, d, e, f] = instance.image_orientation.ok_or_else(|| missing(instance, "ImageOrientationPatient"))?;
+    let [a, b, c, d, e, f] = instance
+        .image_orientation
+        .ok_or_else(|| missing(instance, "ImageOrientationPatient"))?;
     let (row, column) = ([a, b, c], [d, e, f]);
     let (row_length, column_length) = (norm(row), norm(column));
     let between = dot(row, column);
     if (row_length - 1.0).abs() > 0.01 || (column_length - 1.0).abs() > 0.01 || between.abs() > 0.002 {
         let slice = SliceName::of(instance);
-        return Err(Rejection::BadOrientation { slice, row: row_length, column: column_length, between });
+        return Err(Rejection::BadOrientation {
+            slice,
+            row: row_length,
+            column: column_length,
+            between,
+        });
     }
     let row = row.map(|x| x / row_length);
     let lean = dot(row, column);
@@ -271,7 +343,10 @@ fn one_orientation<'a>(
     let mut groups: Vec<([Vec3; 2], Vec<&Instance>)> = Vec::new();
     for &instance in &slices {
         let own = orientation(instance)?;
-        match groups.iter_mut().find(|(other, _)| cosine_difference(&own, other) <= COSINE_TOLERANCE) {
+        match groups
+            .iter_mut()
+            .find(|(other, _)| cosine_difference(&own, other) <= COSINE_TOLERANCE)
+        {
             Some((_, members)) => members.push(instance),
             None => groups.push((own, vec![instance])),
         }
@@ -303,7 +378,11 @@ fn one_orientation<'a>(
 }
 
 fn cosine_difference(a: &[Vec3; 2], b: &[Vec3; 2]) -> f64 {
-    a.as_flattened().iter().zip(b.as_flattened()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    a.as_flattened()
+        .iter()
+        .zip(b.as_flattened())
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
 }
 
 /// The larger of the angles between the row and between the column directions.
@@ -338,7 +417,11 @@ fn same_frame_and_matrix(slices: &[&Instance]) -> Result<(), Rejection> {
         if let (Some(a), Some(b)) = (first.pixel_spacing_mm, other.pixel_spacing_mm)
             && (0..2).any(|axis| (a[axis] - b[axis]).abs() > 1e-4 * a[axis])
         {
-            return Err(mixed("Pixel Spacing", format!("{} \\ {} mm", a[0], a[1]), format!("{} \\ {} mm", b[0], b[1])));
+            return Err(mixed(
+                "Pixel Spacing",
+                format!("{} \\ {} mm", a[0], a[1]),
+                format!("{} \\ {} mm", b[0], b[1]),
+            ));
         }
     }
     Ok(())
@@ -347,10 +430,21 @@ fn same_frame_and_matrix(slices: &[&Instance]) -> Result<(), Rejection> {
 fn ordered<'a>(slices: &[&'a Instance], normal: Vec3) -> Result<Vec<Slice<'a>>, Rejection> {
     let mut ordered = Vec::with_capacity(slices.len());
     for &instance in slices {
-        let position = instance.image_position.ok_or_else(|| missing(instance, "ImagePositionPatient"))?;
-        ordered.push(Slice { instance, position, along_mm: dot(position, normal) });
+        let position = instance
+            .image_position
+            .ok_or_else(|| missing(instance, "ImagePositionPatient"))?;
+        ordered.push(Slice {
+            instance,
+            position,
+            along_mm: dot(position, normal),
+        });
     }
-    let rank = |slice: &Slice<'a>| (slice.instance.instance_number.unwrap_or(i64::MAX), &slice.instance.sop_instance_uid);
+    let rank = |slice: &Slice<'a>| {
+        (
+            slice.instance.instance_number.unwrap_or(i64::MAX),
+            &slice.instance.sop_instance_uid,
+        )
+    };
     ordered.sort_by(|a, b| a.along_mm.total_cmp(&b.along_mm).then_with(|| rank(a).cmp(&rank(b))));
     Ok(ordered)
 }
@@ -365,14 +459,21 @@ fn distinct_positions<'a>(slices: Vec<Slice<'a>>, set_aside: &mut SetAside<'a>) 
         match kept.last_mut() {
             Some(last) if slice.along_mm - last.along_mm < SAME_POSITION_MM => {
                 let number = |one: &Slice| one.instance.instance_number.unwrap_or(i64::MAX);
-                let later = if number(&slice) < number(last) { std::mem::replace(last, slice) } else { slice };
+                let later = if number(&slice) < number(last) {
+                    std::mem::replace(last, slice)
+                } else {
+                    slice
+                };
                 repeats.push((kept.len() - 1, later));
             }
             _ => kept.push(slice),
         }
     }
     if kept.len() == 1 && count > 1 {
-        return Err(Rejection::SamePosition { count, at_mm: kept[0].along_mm });
+        return Err(Rejection::SamePosition {
+            count,
+            at_mm: kept[0].along_mm,
+        });
     }
     let another = |(of, repeat): &&(usize, Slice)| {
         let kept = &kept[*of];
@@ -390,7 +491,10 @@ fn distinct_positions<'a>(slices: Vec<Slice<'a>>, set_aside: &mut SetAside<'a>) 
         });
     }
     for (of, repeat) in repeats {
-        set_aside.push((repeat.instance, format!("it repeats the position of {}", kept[of].name())));
+        set_aside.push((
+            repeat.instance,
+            format!("it repeats the position of {}", kept[of].name()),
+        ));
     }
     Ok(kept)
 }
@@ -398,9 +502,15 @@ fn distinct_positions<'a>(slices: Vec<Slice<'a>>, set_aside: &mut SetAside<'a>) 
 /// The median distance along the normal, when all distances are that.
 fn even_steps(slices: &[Slice]) -> Result<f64, Rejection> {
     if slices.len() < 2 {
-        return Err(Rejection::TooFewSlices { count: slices.len(), min: 2 });
+        return Err(Rejection::TooFewSlices {
+            count: slices.len(),
+            min: 2,
+        });
     }
-    let mut steps: Vec<f64> = slices.windows(2).map(|pair| pair[1].along_mm - pair[0].along_mm).collect();
+    let mut steps: Vec<f64> = slices
+        .windows(2)
+        .map(|pair| pair[1].along_mm - pair[0].along_mm)
+        .collect();
     steps.sort_by(f64::total_cmp);
     // The lower of two middles: the wider step is the suspect one.
     let spacing_mm = steps[(steps.len() - 1) / 2];
@@ -437,9 +547,17 @@ fn on_one_line(slices: &[Slice], step: Vec3, length_mm: f64) -> Result<(), Rejec
         let way = sub(slice.position, origin);
         let along = dot(way, step) - length_mm * k as f64 / (slices.len() - 1) as f64;
         let beside = (dot(way, way) - dot(way, step).powi(2)).max(0.0).sqrt();
-        for (off_mm, direction) in [(beside, "beside"), (along.max(0.0), "ahead"), ((-along).max(0.0), "short")] {
+        for (off_mm, direction) in [
+            (beside, "beside"),
+            (along.max(0.0), "ahead"),
+            ((-along).max(0.0), "short"),
+        ] {
             if off_mm > OFF_STACK_MM {
-                return Err(Rejection::OffStack { slice: slice.name(), off_mm, direction });
+                return Err(Rejection::OffStack {
+                    slice: slice.name(),
+                    off_mm,
+                    direction,
+                });
             }
         }
     }
@@ -448,10 +566,16 @@ fn on_one_line(slices: &[Slice], step: Vec3, length_mm: f64) -> Result<(), Rejec
 
 fn grid_of(first: &Slice, directions: [Vec3; 3], step_mm: f64, count: usize) -> Result<Grid, Rejection> {
     let instance = first.instance;
-    let [between_rows, between_columns] = instance.pixel_spacing_mm.ok_or_else(|| missing(instance, "PixelSpacing"))?;
+    let [between_rows, between_columns] = instance
+        .pixel_spacing_mm
+        .ok_or_else(|| missing(instance, "PixelSpacing"))?;
     let (rows, columns) = (instance.rows, instance.columns);
     if rows.saturating_mul(columns).saturating_mul(count) > MAX_VOXELS {
-        return Err(Rejection::TooLarge { columns, rows, slices: count });
+        return Err(Rejection::TooLarge {
+            columns,
+            rows,
+            slices: count,
+        });
     }
     Ok(Grid {
         origin: first.position.into(),

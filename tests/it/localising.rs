@@ -30,7 +30,12 @@ const Y_MM: [f64; 2] = [-110.0, 110.0];
 /// The liver of the anatomy.
 const LIVER: [[f64; 2]; 3] = [[-110.0, 20.0], [-60.0, 70.0], [-80.0, 70.0]];
 
-const USUAL: Patient = Patient { shift: [0.0; 3], stretch: 1.0, z_mm: [-200.0, 200.0], bias: [0.0; 3] };
+const USUAL: Patient = Patient {
+    shift: [0.0; 3],
+    stretch: 1.0,
+    z_mm: [-200.0, 200.0],
+    bias: [0.0; 3],
+};
 
 fn liver() -> &'static Structure {
     structure::by_name("liver").unwrap()
@@ -51,7 +56,10 @@ impl Patient {
 
     fn lattice(&self, step: f64) -> (Vec3, [usize; 3]) {
         let r = self.ranges();
-        (r.map(|r| r[0] + step / 2.0), r.map(|r| ((r[1] - r[0]) / step).floor() as usize))
+        (
+            r.map(|r| r[0] + step / 2.0),
+            r.map(|r| ((r[1] - r[0]) / step).floor() as usize),
+        )
     }
 
     fn features(&self, step: f64, edge: usize, wave_mm: f64) -> Features {
@@ -62,8 +70,13 @@ impl Patient {
             let anatomy = self.anatomy([0, 1, 2].map(|a| origin[a] + step * at[a] as f64));
             // waves of fixed, incommensurable directions; sine and cosine pairs make every vector the same length
             let n = (c / 2) as f64;
-            let k = [(1.3 * n).sin() + 0.4, (2.1 * n + 1.0).sin(), (1.7 * n + 2.0).cos() + 0.3];
-            let phase = (0..3).map(|a| k[a] * anatomy[a]).sum::<f64>() * std::f64::consts::TAU / (wave_mm * (1.0 + 0.2 * n));
+            let k = [
+                (1.3 * n).sin() + 0.4,
+                (2.1 * n + 1.0).sin(),
+                (1.7 * n + 2.0).cos() + 0.3,
+            ];
+            let phase =
+                (0..3).map(|a| k[a] * anatomy[a]).sum::<f64>() * std::f64::consts::TAU / (wave_mm * (1.0 + 0.2 * n));
             *value = (if c % 2 == 0 { phase.sin() } else { phase.cos() } / 8f64.sqrt()) as f32;
         }
         Features::new(map, origin, step, edge)
@@ -76,11 +89,17 @@ impl Patient {
             let index = [n % nx, n / nx % ny, n / nx / ny];
             let at = [0, 1, 2].map(|a| origin[a] + 12.0 * index[a] as f64);
             let anatomy = self.anatomy(at);
-            seen.push(Seen { at, body: [0, 1, 2].map(|a| anatomy[a] + self.bias[a]) });
+            seen.push(Seen {
+                at,
+                body: [0, 1, 2].map(|a| anatomy[a] + self.bias[a]),
+            });
         }
         let [x, y, z] = self.ranges();
         Observation {
-            bounds: Box3 { min: PatientPoint::new(x[0], y[0], z[0]), max: PatientPoint::new(x[1], y[1], z[1]) },
+            bounds: Box3 {
+                min: PatientPoint::new(x[0], y[0], z[0]),
+                max: PatientPoint::new(x[1], y[1], z[1]),
+            },
             seen,
             coarse: self.features(12.0, 2, 110.0),
             fine: self.features(6.0, 4, 60.0),
@@ -108,7 +127,11 @@ impl Patient {
             }
         };
         let sections = vec![part([-80.0, -5.0], -45.0), part([-5.0, 70.0], 20.0)];
-        let placed = PlacedStructure { cut: vec![], extremes: BTreeMap::from(extremes), sections };
+        let placed = PlacedStructure {
+            cut: vec![],
+            extremes: BTreeMap::from(extremes),
+            sections,
+        };
         Placed {
             volume: "made".into(),
             source: String::new(),
@@ -125,7 +148,11 @@ impl Patient {
 
 fn bank(patients: &[Patient]) -> Bank {
     let observation = patients[0].observe();
-    let templates = patients.iter().enumerate().map(|(n, p)| (format!("t{n}"), p.taught())).collect();
+    let templates = patients
+        .iter()
+        .enumerate()
+        .map(|(n, p)| (format!("t{n}"), p.taught()))
+        .collect();
     Bank {
         model_sha256: "00".repeat(32),
         cube_lens: [observation.fine.cube_len(), observation.coarse.cube_len()],
@@ -134,7 +161,9 @@ fn bank(patients: &[Patient]) -> Bank {
 }
 
 fn found(bank: &Bank, patient: &Patient) -> Finding {
-    find(&patient.observe(), bank, &[liver()], &Thresholds::default(), &Silent).unwrap().remove(0)
+    find(&patient.observe(), bank, &[liver()], &Thresholds::default(), &Silent)
+        .unwrap()
+        .remove(0)
 }
 
 fn located(bank: &Bank, patient: &Patient) -> Located {
@@ -149,7 +178,9 @@ fn worst_face_mm(located: &Located, patient: &Patient) -> f64 {
     let min = patient.place(LIVER.map(|r| r[0]));
     let max = patient.place(LIVER.map(|r| r[1]));
     let (low, high) = (located.bounds.min.to_array(), located.bounds.max.to_array());
-    (0..3).flat_map(|a| [(low[a] - min[a]).abs(), (high[a] - max[a]).abs()]).fold(0.0, f64::max)
+    (0..3)
+        .flat_map(|a| [(low[a] - min[a]).abs(), (high[a] - max[a]).abs()])
+        .fold(0.0, f64::max)
 }
 
 #[test]
@@ -166,23 +197,42 @@ fn a_shift_between_patients_is_recovered_to_a_millimetre() {
 #[test]
 fn features_overrule_a_body_coordinate_that_is_off() {
     let bank = bank(&[USUAL]);
-    let query = Patient { shift: [4.0, 2.0, 10.0], bias: [6.0, -8.0, 17.0], ..USUAL };
+    let query = Patient {
+        shift: [4.0, 2.0, 10.0],
+        bias: [6.0, -8.0, 17.0],
+        ..USUAL
+    };
     assert!(worst_face_mm(&located(&bank, &query), &query) < 1.5);
 }
 
 #[test]
 fn several_templates_and_a_larger_patient() {
-    let other = Patient { shift: [3.0, 0.0, -25.0], stretch: 0.95, ..USUAL };
-    let third = Patient { shift: [-9.0, 6.0, 12.0], stretch: 1.04, ..USUAL };
+    let other = Patient {
+        shift: [3.0, 0.0, -25.0],
+        stretch: 0.95,
+        ..USUAL
+    };
+    let third = Patient {
+        shift: [-9.0, 6.0, 12.0],
+        stretch: 1.04,
+        ..USUAL
+    };
     let bank = bank(&[USUAL, other, third]);
-    let query = Patient { shift: [1.0, -2.0, 8.0], stretch: 1.08, ..USUAL };
+    let query = Patient {
+        shift: [1.0, -2.0, 8.0],
+        stretch: 1.08,
+        ..USUAL
+    };
     let located = located(&bank, &query);
     assert!(worst_face_mm(&located, &query) < 4.0, "{:?}", located.bounds);
 }
 
 #[test]
 fn parts_follow_the_template_and_tile_the_box() {
-    let query = Patient { shift: [5.0, 0.0, 20.0], ..USUAL };
+    let query = Patient {
+        shift: [5.0, 0.0, 20.0],
+        ..USUAL
+    };
     let located = located(&bank(&[USUAL]), &query);
     let parts = &located.sections;
     assert!(parts.len() > 10);
@@ -197,23 +247,43 @@ fn parts_follow_the_template_and_tile_the_box() {
 
 #[test]
 fn a_structure_the_volume_cuts_is_clipped_and_says_so() {
-    let query = Patient { z_mm: [-30.0, 250.0], ..USUAL };
+    let query = Patient {
+        z_mm: [-30.0, 250.0],
+        ..USUAL
+    };
     let located = located(&bank(&[USUAL]), &query);
     assert_eq!(located.truncated, [Face::ZMin]);
     assert_eq!(located.bounds.min.z, -30.0);
     assert!((located.bounds.max.z - 70.0).abs() < 1.5);
-    assert!(located.reasons.iter().any(|r| r.contains("field of view")), "{:?}", located.reasons);
+    assert!(
+        located.reasons.iter().any(|r| r.contains("field of view")),
+        "{:?}",
+        located.reasons
+    );
 }
 
 #[test]
 fn a_structure_outside_the_volume_is_not_invented() {
     let bank = bank(&[USUAL]);
     // head side of the liver only: it would end 84 mm below
-    let above = Patient { z_mm: [154.0, 400.0], ..USUAL };
-    let Finding::NotFound { reason, .. } = found(&bank, &above) else { panic!("invented") };
-    assert!(reason.contains("below the lowest slice") && reason.contains("84 mm"), "{reason}");
-    let sliver = Patient { z_mm: [50.0, 400.0], ..USUAL };
-    let Finding::NotFound { reason, .. } = found(&bank, &sliver) else { panic!("invented") };
+    let above = Patient {
+        z_mm: [154.0, 400.0],
+        ..USUAL
+    };
+    let Finding::NotFound { reason, .. } = found(&bank, &above) else {
+        panic!("invented")
+    };
+    assert!(
+        reason.contains("below the lowest slice") && reason.contains("84 mm"),
+        "{reason}"
+    );
+    let sliver = Patient {
+        z_mm: [50.0, 400.0],
+        ..USUAL
+    };
+    let Finding::NotFound { reason, .. } = found(&bank, &sliver) else {
+        panic!("invented")
+    };
     assert!(reason.contains("of it would be in the field of view"), "{reason}");
 }
 
@@ -225,7 +295,9 @@ fn a_region_that_looks_like_nothing_taught_is_not_found() {
     for (n, s) in observation.seen.iter_mut().enumerate() {
         s.body[0] += if n % 2 == 0 { 300.0 } else { -300.0 };
     }
-    let finding = find(&observation, &bank, &[liver()], &Thresholds::default(), &Silent).unwrap().remove(0);
+    let finding = find(&observation, &bank, &[liver()], &Thresholds::default(), &Silent)
+        .unwrap()
+        .remove(0);
     assert!(matches!(finding, Finding::NotFound { .. }), "{finding:?}");
 }
 
@@ -239,12 +311,19 @@ fn the_bank_survives_its_file_and_refuses_a_damaged_or_foreign_one() {
     let back = Bank::read(&path).unwrap();
     assert_eq!(back.to_bytes(), bytes);
     assert_eq!(back.structures(), [liver()]);
-    let query = Patient { shift: [7.0, -3.0, 21.0], ..USUAL };
+    let query = Patient {
+        shift: [7.0, -3.0, 21.0],
+        ..USUAL
+    };
     let (fresh, stored) = (located(&bank, &query), located(&back, &query));
     assert!((fresh.bounds.min.z - stored.bounds.min.z).abs() < 0.3);
     for length in [0, 7, 11, 12, 40, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..length]).unwrap();
-        assert!(Bank::read(&path).is_err(), "{length} of {} bytes were taken", bytes.len());
+        assert!(
+            Bank::read(&path).is_err(),
+            "{length} of {} bytes were taken",
+            bytes.len()
+        );
     }
     let error = back.check_model(&"11".repeat(32)).unwrap_err().to_string();
     assert!(error.contains("000000000000") && error.contains("teach"), "{error}");
@@ -253,7 +332,11 @@ fn the_bank_survives_its_file_and_refuses_a_damaged_or_foreign_one() {
 #[test]
 fn the_same_input_gives_the_same_answer() {
     let bank = bank(&[USUAL, Patient { stretch: 1.05, ..USUAL }]);
-    let query = Patient { shift: [1.0, 2.0, 3.0], bias: [5.0; 3], ..USUAL };
+    let query = Patient {
+        shift: [1.0, 2.0, 3.0],
+        bias: [5.0; 3],
+        ..USUAL
+    };
     let text = |f: Finding| format!("{f:?}");
     assert_eq!(text(found(&bank, &query)), text(found(&bank, &query)));
 }
@@ -268,12 +351,24 @@ fn a_cancelled_search_ends() {
             true
         }
     }
-    assert!(find(&USUAL.observe(), &bank(&[USUAL]), &[liver()], &Thresholds::default(), &Stop).is_none());
+    assert!(
+        find(
+            &USUAL.observe(),
+            &bank(&[USUAL]),
+            &[liver()],
+            &Thresholds::default(),
+            &Stop
+        )
+        .is_none()
+    );
 }
 
 #[test]
 fn a_template_the_field_of_view_cut_knows_that_it_was() {
-    let cut = Patient { z_mm: [-20.0, 200.0], ..USUAL };
+    let cut = Patient {
+        z_mm: [-20.0, 200.0],
+        ..USUAL
+    };
     let mut placed = cut.placed();
     let structure = placed.structures.get_mut("liver").unwrap();
     structure.extremes.remove(&Face::ZMin);
@@ -283,6 +378,9 @@ fn a_template_the_field_of_view_cut_knows_that_it_was() {
     let mut bank = bank(&[USUAL]);
     bank.templates.insert("half".into(), half);
     // the whole template alone says where the liver ends; the other helps with the rest
-    let query = Patient { shift: [0.0, 0.0, 15.0], ..USUAL };
+    let query = Patient {
+        shift: [0.0, 0.0, 15.0],
+        ..USUAL
+    };
     assert!(worst_face_mm(&located(&bank, &query), &query) < 2.0);
 }

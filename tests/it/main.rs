@@ -1,3 +1,9 @@
-mod localising;
+//! One test binary; each file a promise.
 
-fn main() {}
+mod support;
+mod layers;
+mod fences;
+mod settings;
+mod network;
+mod network_peers;
+mod localising;

@@ -1,0 +1,7 @@
+//! What several integration tests share.
+
+pub mod log;
+pub mod peers;
+pub mod rude;
+pub mod shelf;
+pub mod source;
