@@ -7,3 +7,5 @@ mod settings;
 mod network;
 mod network_peers;
 mod localising;
+mod intake;
+mod recovery;

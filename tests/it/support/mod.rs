@@ -1,5 +1,6 @@
 //! What several integration tests share.
 
+pub mod dataset;
 pub mod log;
 pub mod peers;
 pub mod rude;
