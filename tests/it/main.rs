@@ -11,3 +11,5 @@ mod network;
 mod network_peers;
 mod localising;
 mod main_job;
+mod intake;
+mod recovery;

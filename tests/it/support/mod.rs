@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod data;
+pub mod dataset;
 pub mod log;
 pub mod orthanc;
 pub mod peers;
