@@ -1,17 +1,19 @@
-//! When a series is taken as whole: [`decide`] is the rule, [`Gather`] carries it out.
+//! When a series is taken as whole: [`decide`] is the rule, [`Gatherer`] carries it out.
 //!
 //! Evidence closes a series early: its protocol's least slices and extent without a gap, nobody feeding it any more, and a short
 //! silence, because some scanners open one association per image. Without evidence a longer silence closes it, and one that never
 //! falls silent is closed after the longest wait. What comes after that opens a new job (see `store::instances`).
 
-use crate::config::{Protocol, SeriesTiming};
+use crate::config::{Config, Protocol, SeriesTiming};
 use crate::dicom::header::Instance;
-use crate::job::{Job, JobId, SeriesKey};
+use crate::intake::Intake;
+use crate::job::{Job, JobId};
 use crate::protocol;
 use crate::series::{self, Requirements};
 use crate::store::{Store, StoreError};
 use jiff::Timestamp;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::time::Duration;
 
 /// Says whether instances form a gap-free stack that fulfils the requirements; `Err` is the reason why not, for people.
 pub type WholeCheck = fn(Vec<Instance>, &Requirements) -> Result<(), String>;
@@ -82,9 +84,13 @@ pub struct Moved {
     pub refused: Vec<JobId>,
 }
 
-/// Closes series as time goes by. Call [`step`](Self::step) about once a second.
-pub struct Gather {
+/// How often the clock is looked at.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Closes series as time goes by.
+pub struct Gatherer {
     store: Store,
+    intake: Intake,
     protocols: Vec<Protocol>,
     timing: SeriesTiming,
     whole: WholeCheck,
@@ -101,27 +107,37 @@ struct Judgement {
     evidence: Result<(), String>,
 }
 
-impl Gather {
-    pub fn new(
-        store: Store,
-        protocols: Vec<Protocol>,
-        timing: SeriesTiming,
-        whole: WholeCheck,
-        started_at: Timestamp,
-    ) -> Self {
+impl Gatherer {
+    pub fn new(config: &Config, store: Store, intake: Intake) -> Self {
+        let (protocols, timing) = (config.written.protocol.clone(), config.written.series.clone());
         Self {
             store,
+            intake,
             protocols,
             timing,
-            whole,
-            started_at,
+            whole: assembles,
+            started_at: Timestamp::now(),
             judged: HashMap::new(),
         }
     }
 
-    /// Decides for every series that is being gathered. `fed` is [`Intake::fed_series`](crate::intake::Intake::fed_series), asked
-    /// *before* this call: an association leaves that set only when all its rows are in the database. Blocking.
-    pub fn step(&mut self, fed: &HashSet<SeriesKey>, now: Timestamp) -> Result<Moved, StoreError> {
+    /// Runs until `stop` says so; calls `wake` whenever a job was queued. Blocking; give it a thread of its own.
+    pub fn run(mut self, stop: impl Fn() -> bool, wake: impl Fn()) {
+        while !stop() {
+            match self.step(Timestamp::now()) {
+                Ok(moved) if moved.queued.is_empty() => {}
+                Ok(_) => wake(),
+                // Nothing is lost: the rows stand as they were, and the next round decides again.
+                Err(error) => tracing::error!(%error, "cannot decide on the series being received"),
+            }
+            std::thread::sleep(PERIOD);
+        }
+    }
+
+    /// Decides for every series that is being gathered. Blocking.
+    pub fn step(&mut self, now: Timestamp) -> Result<Moved, StoreError> {
+        // Asked before the rows are read: an association leaves this set only when all its rows are in the database.
+        let fed = self.intake.fed_series();
         let jobs = self.store.gathering_jobs()?;
         self.judged.retain(|id, _| jobs.iter().any(|job| job.id == *id));
         let mut moved = Moved::default();
@@ -139,10 +155,7 @@ impl Gather {
             return Ok(());
         }
         let judgement = self.judge(job)?;
-        let evidence = match &judgement.evidence {
-            Ok(()) => Ok(()),
-            Err(why) => Err(why.as_str()),
-        };
+        let evidence = judgement.evidence.as_ref().map(|()| ()).map_err(String::as_str);
         match decide(
             &Facts {
                 quiet_s,

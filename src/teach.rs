@@ -65,7 +65,10 @@ impl PlacedStructure {
             Some(real.or_else(|| cut_point(self, face))?[face.axis()])
         };
         let [x0, x1, y0, y1, z0, z1] = Face::ALL.map(side);
-        let bounds = Box3 { min: [x0?, y0?, z0?].into(), max: [x1?, y1?, z1?].into() };
+        let bounds = Box3 {
+            min: [x0?, y0?, z0?].into(),
+            max: [x1?, y1?, z1?].into(),
+        };
         bounds.is_proper().then_some(bounds)
     }
 }

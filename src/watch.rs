@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Where refused files go, within their drop folder.
@@ -23,6 +22,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 const GROWING: Duration = Duration::from_millis(500);
 /// Look this often without any event: network shares send none.
 const POLL: Duration = Duration::from_secs(10);
+/// A stop is heard within this time.
+const STOP_WITHIN: Duration = Duration::from_millis(200);
 /// Directories deeper than this are not looked into.
 const MAX_DEPTH: usize = 12;
 /// Files taken in one scan; the rest follow at once in the next.
@@ -31,82 +32,30 @@ const MAX_FILES: usize = 10_000;
 const SCAN_BIT: u64 = 1 << 63;
 
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    #[error(
-        "watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders"
-    )]
-    Folder { path: PathBuf, source: io::Error },
-    #[error("cannot start the thread that watches the drop folders: {0}")]
-    Thread(io::Error),
+#[error(
+    "watch folder {path}: {source}: make it, and let the daemon's user read and write there, or take it out of [watch] folders"
+)]
+pub struct WatchError {
+    pub path: PathBuf,
+    pub source: io::Error,
 }
 
-/// Watches until dropped.
-pub struct Watch {
-    stop: Option<Sender<Wake>>,
-    thread: Option<JoinHandle<()>>,
+/// The drop folders. Looks through them again and again.
+pub struct Folders {
+    intake: Intake,
+    folders: Vec<PathBuf>,
+    seen: HashMap<PathBuf, Seen>,
+    scans: u64,
+    changed: Receiver<()>,
     /// Dropping it ends the notifications.
     _watcher: Option<RecommendedWatcher>,
 }
 
-enum Wake {
-    Changed,
-    Stop,
-}
-
-impl Watch {
-    /// Starts a thread; files that lie in the folders already are taken too.
-    pub fn start(intake: Intake, folders: Vec<PathBuf>) -> Result<Self, WatchError> {
-        for path in &folders {
-            fs::read_dir(path).map_err(|source| WatchError::Folder {
-                path: path.clone(),
-                source,
-            })?;
-        }
-        let (wake, woken) = mpsc::channel();
-        let watcher = watcher(&folders, wake.clone());
-        let run = move || {
-            let mut scanner = Scanner::new(intake, folders);
-            loop {
-                let pause = if scanner.scan(Instant::now()) { GROWING } else { POLL };
-                match woken.recv_timeout(pause) {
-                    Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                    Ok(Wake::Changed) | Err(RecvTimeoutError::Timeout) => {}
-                }
-                // A copied batch sends thousands of events: one scan answers them all.
-                while let Ok(next) = woken.try_recv() {
-                    if matches!(next, Wake::Stop) {
-                        return;
-                    }
-                }
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(run)
-            .map_err(WatchError::Thread)?;
-        Ok(Self {
-            stop: Some(wake),
-            thread: Some(thread),
-            _watcher: watcher,
-        })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if let (Some(stop), Some(thread)) = (self.stop.take(), self.thread.take()) {
-            let _ = stop.send(Wake::Stop);
-            // A panic was reported by the panic hook; the files it left are taken at the next start.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Notifications where the system has them; the poll is the fall-back and says so.
-fn watcher(folders: &[PathBuf], wake: Sender<Wake>) -> Option<RecommendedWatcher> {
+fn watcher(folders: &[PathBuf], wake: Sender<()>) -> Option<RecommendedWatcher> {
     let on_event = move |_: notify::Result<notify::Event>| {
         // The receiver is gone when the watch is being dropped.
-        let _ = wake.send(Wake::Changed);
+        let _ = wake.send(());
     };
     let started = notify::recommended_watcher(on_event).and_then(|mut watcher| {
         folders
@@ -131,26 +80,52 @@ struct Seen {
     since: Instant,
 }
 
-/// Looks through the folders, again and again.
-struct Scanner {
-    intake: Intake,
-    folders: Vec<PathBuf>,
-    seen: HashMap<PathBuf, Seen>,
-    scans: u64,
-}
-
-impl Scanner {
-    fn new(intake: Intake, folders: Vec<PathBuf>) -> Self {
-        Self {
+impl Folders {
+    /// # Errors
+    /// When a folder can not be read: the operator wrote it down, so it is not skipped.
+    pub fn new(folders: &[PathBuf], intake: Intake) -> Result<Self, WatchError> {
+        for path in folders {
+            fs::read_dir(path).map_err(|source| WatchError {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let (wake, changed) = mpsc::channel();
+        let watcher = watcher(folders, wake);
+        Ok(Self {
             intake,
-            folders,
+            folders: folders.to_vec(),
             seen: HashMap::new(),
             scans: 0,
+            changed,
+            _watcher: watcher,
+        })
+    }
+
+    /// Runs until `stop` says so. Files that lie in the folders already are taken too. Blocking; give it a thread of its own.
+    pub fn run(mut self, stop: impl Fn() -> bool) {
+        let mut next = Instant::now();
+        while !stop() {
+            let now = Instant::now();
+            if now >= next {
+                let soon = self.scan(now, &stop);
+                next = now + if soon { GROWING } else { POLL };
+            }
+            match self.changed.recv_timeout(STOP_WITHIN) {
+                // A copied batch sends thousands of events: one scan answers them all.
+                Ok(()) => {
+                    while self.changed.try_recv().is_ok() {}
+                    next = next.min(now + GROWING);
+                }
+                // Without notifications nobody holds the other end: the pause is ours then.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(STOP_WITHIN),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 
     /// Takes every file that has settled. True when some are still growing, or were too many.
-    fn scan(&mut self, now: Instant) -> bool {
+    fn scan(&mut self, now: Instant, stop: &impl Fn() -> bool) -> bool {
         let mut settled = Vec::new();
         let mut present = HashMap::new();
         for folder in &self.folders {
@@ -179,11 +154,11 @@ impl Scanner {
         if settled.is_empty() {
             return growing;
         }
-        self.take(&settled) || growing
+        self.take(&settled, stop) || growing
     }
 
     /// True when files are left for the next scan at once.
-    fn take(&mut self, settled: &[(PathBuf, PathBuf)]) -> bool {
+    fn take(&mut self, settled: &[(PathBuf, PathBuf)], stop: &impl Fn() -> bool) -> bool {
         self.scans += 1;
         let scan = AssociationId(SCAN_BIT | self.scans);
         self.intake.association_opened(scan);
@@ -191,6 +166,9 @@ impl Scanner {
         let mut rejected = Vec::new();
         let mut blocked = None;
         for (folder, path) in settled {
+            if stop() {
+                break;
+            }
             match self.intake.accept_file(path, scan) {
                 Ok(_) => accepted.push(path),
                 Err(error @ IntakeError::OutOfResources(_)) => {

@@ -72,7 +72,10 @@ impl Scene {
         [0, 1].map(|axis| {
             let last = self.frame.view[axis] - 1;
             let at = |plane: f64| self.frame.to_view(axis, plane).clamp(0.0, last as f64);
-            [at(track.clip.min[axis]).ceil() as usize, at(track.clip.max[axis]).floor() as usize]
+            [
+                at(track.clip.min[axis]).ceil() as usize,
+                at(track.clip.max[axis]).floor() as usize,
+            ]
         })
     }
 
@@ -81,7 +84,10 @@ impl Scene {
         let [first, last] = track.slices;
         let region = self.region(track);
         let (across, down) = (self.weights(0, region[0]), self.weights(1, region[1]));
-        let corners = [self.view.stored([region[0][0], region[1][0]]), self.view.stored([region[0][1], region[1][1]])];
+        let corners = [
+            self.view.stored([region[0][0], region[1][0]]),
+            self.view.stored([region[0][1], region[1][1]]),
+        ];
         let low = [0, 1].map(|a| corners[0][a].min(corners[1][a]));
         let size = [0, 1].map(|a| corners[0][a].abs_diff(corners[1][a]) + 1);
         let mut voxels = Array3::from_elem((last - first + 1, size[1], size[0]), false);
@@ -94,7 +100,12 @@ impl Scene {
                     shown.push((key, track.planes.get(&key).map(|plane| enlarge(plane, &across, &down))));
                 }
             }
-            let find = |key| shown.iter().find(|(have, _)| *have == key).and_then(|(_, plane)| plane.as_ref());
+            let find = |key| {
+                shown
+                    .iter()
+                    .find(|(have, _)| *have == key)
+                    .and_then(|(_, plane)| plane.as_ref())
+            };
             let (below, above) = (find(around[0]), find(around[1]));
             if below.is_none() && above.is_none() {
                 continue;
@@ -111,7 +122,10 @@ impl Scene {
                 }
             }
         }
-        Block { offset: [low[0], low[1], first], voxels }
+        Block {
+            offset: [low[0], low[1], first],
+            voxels,
+        }
     }
 
     /// The interpolated logit of one voxel (i, j, k).
@@ -119,14 +133,27 @@ impl Scene {
         let around = self.keys.around(k);
         let [u, v] = self.view.shown([i as f64, j as f64]).map(|p| p as usize);
         let (across, down) = (self.weights(0, [u, u]), self.weights(1, [v, v]));
-        let at = |key| track.planes.get(&key).map_or(ABSENT, |plane| enlarge(plane, &across, &down)[[0, 0]]);
+        let at = |key| {
+            track
+                .planes
+                .get(&key)
+                .map_or(ABSENT, |plane| enlarge(plane, &across, &down)[[0, 0]])
+        };
         mix(at(around[0]), at(around[1]), share(around, k))
     }
 
     /// Gives every voxel that several structures claim to the one with the highest logit; of equals, to the first.
     fn arbitrate(&self, tracks: &[Track<'_>], blocks: &mut [Block]) {
-        let slices = blocks.iter().map(|block| block.offset[2] + block.voxels.dim().0).max().unwrap_or(0);
-        let [columns, rows] = if self.view.transposed { [self.view.size[1], self.view.size[0]] } else { self.view.size };
+        let slices = blocks
+            .iter()
+            .map(|block| block.offset[2] + block.voxels.dim().0)
+            .max()
+            .unwrap_or(0);
+        let [columns, rows] = if self.view.transposed {
+            [self.view.size[1], self.view.size[0]]
+        } else {
+            self.view.size
+        };
         let mut owners: Array2<Option<usize>> = Array2::from_elem((rows, columns), None);
         for k in 0..slices {
             owners.fill(None);
@@ -151,9 +178,13 @@ impl Block {
     /// Stored pixels [i, j] of slice k.
     fn claims(&self, k: usize) -> Vec<[usize; 2]> {
         let slice = k.checked_sub(self.offset[2]).filter(|k| *k < self.voxels.dim().0);
-        let Some(slice) = slice.map(|k| self.voxels.index_axis(Axis(0), k)) else { return Vec::new() };
+        let Some(slice) = slice.map(|k| self.voxels.index_axis(Axis(0), k)) else {
+            return Vec::new();
+        };
         let claimed = slice.indexed_iter().filter(|(_, v)| **v);
-        claimed.map(|((j, i), _)| [i + self.offset[0], j + self.offset[1]]).collect()
+        claimed
+            .map(|((j, i), _)| [i + self.offset[0], j + self.offset[1]])
+            .collect()
     }
 
     fn clear(&mut self, [i, j, k]: [usize; 3]) {

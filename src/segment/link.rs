@@ -38,7 +38,11 @@ pub struct Rules {
 impl Rules {
     pub fn read(manifest: &Manifest) -> Result<Self, InferenceError> {
         let margins = manifest.raw.get("margins_px").and_then(toml::Value::as_array);
-        let margins: Vec<f64> = margins.into_iter().flatten().filter_map(|v| v.as_integer().map(|v| v as f64)).collect();
+        let margins: Vec<f64> = margins
+            .into_iter()
+            .flatten()
+            .filter_map(|v| v.as_integer().map(|v| v as f64))
+            .collect();
         if margins.is_empty() {
             return Err(manifest.refuse("`margins_px` must be a list of whole pixels".into()));
         }
@@ -65,13 +69,20 @@ impl Keys {
     pub fn new(grid: &Grid, step_mm: f64) -> Self {
         // A hair of slack, as 5.0 / 2.5 need not be exactly 2.
         let stride = (step_mm / grid.spacing_mm[2] + 1e-3).floor();
-        Self { stride: (stride as usize).max(1), count: grid.size[2] }
+        Self {
+            stride: (stride as usize).max(1),
+            count: grid.size[2],
+        }
     }
 
     /// The key slices next to k, below or equal and above or equal.
     pub fn around(&self, k: usize) -> [usize; 2] {
         let below = if k + 1 == self.count { k } else { k - k % self.stride };
-        let above = if below == k { k } else { (below + self.stride).min(self.count - 1) };
+        let above = if below == k {
+            k
+        } else {
+            (below + self.stride).min(self.count - 1)
+        };
         [below, above]
     }
 
@@ -90,17 +101,26 @@ pub struct Rect {
 
 impl Rect {
     fn widened(self, by: [f64; 2]) -> Self {
-        Self { min: [0, 1].map(|a| self.min[a] - by[a]), max: [0, 1].map(|a| self.max[a] + by[a]) }
+        Self {
+            min: [0, 1].map(|a| self.min[a] - by[a]),
+            max: [0, 1].map(|a| self.max[a] + by[a]),
+        }
     }
 
     fn within(self, outer: Self) -> Self {
         let inside = |v: [f64; 2]| [0, 1].map(|a| v[a].max(outer.min[a]).min(outer.max[a]));
-        Self { min: inside(self.min), max: inside(self.max) }
+        Self {
+            min: inside(self.min),
+            max: inside(self.max),
+        }
     }
 
     fn between(a: Self, b: Self, t: f64) -> Self {
         let mix = |a: [f64; 2], b: [f64; 2]| [0, 1].map(|i| a[i] + (b[i] - a[i]) * t);
-        Self { min: mix(a.min, b.min), max: mix(a.max, b.max) }
+        Self {
+            min: mix(a.min, b.min),
+            max: mix(a.max, b.max),
+        }
     }
 }
 
@@ -120,7 +140,11 @@ impl Plane {
         let low = [0, 1].map(|a| (clip.min[a].ceil().max(0.0) as usize).min(PLANE - 1));
         let high = [0, 1].map(|a| (clip.max[a].floor().max(0.0) as usize).clamp(low[a], PLANE - 1));
         let part = logits.slice(s![low[1]..=high[1], low[0]..=high[0]]);
-        Self { origin: low, logits: part.mapv(|v| v.clamp(-LIMIT, LIMIT)), iou }
+        Self {
+            origin: low,
+            logits: part.mapv(|v| v.clamp(-LIMIT, LIMIT)),
+            iou,
+        }
     }
 
     /// The logit at a plane pixel; far below zero outside the part kept.
@@ -150,7 +174,12 @@ impl Plane {
 
     /// Dice of the two masks; both planes must be cut alike.
     fn dice(&self, other: &Self) -> f32 {
-        let both = self.logits.iter().zip(&other.logits).filter(|(a, b)| **a > 0.0 && **b > 0.0).count();
+        let both = self
+            .logits
+            .iter()
+            .zip(&other.logits)
+            .filter(|(a, b)| **a > 0.0 && **b > 0.0)
+            .count();
         2.0 * both as f32 / (self.area() + other.area()).max(1) as f32
     }
 }
@@ -181,11 +210,23 @@ pub struct Track<'a> {
 
 impl<'a> Track<'a> {
     /// `None` when the located box does not touch the volume.
-    pub fn new(located: &'a Located, grid: &Grid, view: &View, frame: &Frame, keys: &Keys, rules: &Rules) -> Option<Self> {
-        let plane = Rect { min: [0.0; 2], max: [frame.last(0), frame.last(1)] };
+    pub fn new(
+        located: &'a Located,
+        grid: &Grid,
+        view: &View,
+        frame: &Frame,
+        keys: &Keys,
+        rules: &Rules,
+    ) -> Option<Self> {
+        let plane = Rect {
+            min: [0.0; 2],
+            max: [frame.last(0), frame.last(1)],
+        };
         let ([low, high], whole) = placed(&located.bounds, grid, view, frame)?;
         let last = grid.size[2] as f64 - 1.0;
-        let touches = high >= -0.5 && low <= last + 0.5 && (0..2).all(|a| whole.max[a] >= -0.5 && whole.min[a] <= plane.max[a] + 0.5);
+        let touches = high >= -0.5
+            && low <= last + 0.5
+            && (0..2).all(|a| whole.max[a] >= -0.5 && whole.min[a] <= plane.max[a] + 0.5);
         if !touches {
             return None;
         }
@@ -198,7 +239,11 @@ impl<'a> Track<'a> {
         let nearer = |a: &&usize, b: &&usize| (**a as f64 - middle).abs().total_cmp(&(**b as f64 - middle).abs());
         let start = *key_slices.iter().min_by(nearer)?;
         // The view's spacing across and down, in plane pixels per millimetre.
-        let spacing = if view.transposed { [grid.spacing_mm[1], grid.spacing_mm[0]] } else { [grid.spacing_mm[0], grid.spacing_mm[1]] };
+        let spacing = if view.transposed {
+            [grid.spacing_mm[1], grid.spacing_mm[0]]
+        } else {
+            [grid.spacing_mm[0], grid.spacing_mm[1]]
+        };
         let clip_px = [0, 1].map(|a| rules.clip_mm / spacing[a] * frame.scale()[a]);
         let mut track = Self {
             located,
@@ -229,19 +274,37 @@ impl<'a> Track<'a> {
         }
         if !self.sections.is_empty() {
             let margin = [rules.section_margin_px; 2];
-            return if sweep == Sweep::Up { vec![self.section(k).widened(margin).within(self.clip)] } else { Vec::new() };
+            return if sweep == Sweep::Up {
+                vec![self.section(k).widened(margin).within(self.clip)]
+            } else {
+                Vec::new()
+            };
         }
         if k == self.start && sweep == Sweep::Up {
             return vec![self.whole];
         }
-        let Some(bounds) = self.neighbour(k, sweep).and_then(Plane::bounds) else { return Vec::new() };
-        rules.margins_px.iter().map(|m| bounds.widened([*m; 2]).within(self.clip)).collect()
+        let Some(bounds) = self.neighbour(k, sweep).and_then(Plane::bounds) else {
+            return Vec::new();
+        };
+        rules
+            .margins_px
+            .iter()
+            .map(|m| bounds.widened([*m; 2]).within(self.clip))
+            .collect()
     }
 
     /// Takes the network's answers to [`Self::prompts`] and keeps the best that deserves it.
     pub fn accept(&mut self, k: usize, sweep: Sweep, answers: &[(ArrayView2<'_, f32>, f32)], rules: &Rules) {
-        let clip = if self.sections.is_empty() { self.clip } else { self.section(k).widened(self.clip_px).within(self.clip) };
-        let neighbour = if self.sections.is_empty() { self.neighbour(k, sweep) } else { None };
+        let clip = if self.sections.is_empty() {
+            self.clip
+        } else {
+            self.section(k).widened(self.clip_px).within(self.clip)
+        };
+        let neighbour = if self.sections.is_empty() {
+            self.neighbour(k, sweep)
+        } else {
+            None
+        };
         let mut best: Option<(f32, Plane)> = None;
         for (logits, iou) in answers {
             let plane = Plane::cut(logits.view(), *iou, clip);
@@ -307,7 +370,13 @@ fn placed(bounds: &Box3, grid: &Grid, view: &View, frame: &Frame) -> Option<([f6
     let [i, j, k] = voxels;
     let (a, b) = (view.shown([i[0], j[0]]), view.shown([i[1], j[1]]));
     let plane = |pick: fn(f64, f64) -> f64| [0, 1].map(|axis| frame.to_plane(axis, pick(a[axis], b[axis])));
-    Some((k, Rect { min: plane(f64::min), max: plane(f64::max) }))
+    Some((
+        k,
+        Rect {
+            min: plane(f64::min),
+            max: plane(f64::max),
+        },
+    ))
 }
 
 /// The localiser's parts along the patient's height; of use only where slices are stacked along it.
@@ -317,7 +386,15 @@ fn sections(located: &Located, grid: &Grid, view: &View, frame: &Frame) -> Vec<(
     }
     let one = |section: &crate::localise::Section| {
         let corner = |end: usize| [section.x_mm[end], section.y_mm[end], section.z_mm[end]].into();
-        let ([low, high], rect) = placed(&Box3 { min: corner(0), max: corner(1) }, grid, view, frame)?;
+        let ([low, high], rect) = placed(
+            &Box3 {
+                min: corner(0),
+                max: corner(1),
+            },
+            grid,
+            view,
+            frame,
+        )?;
         Some(((low + high) / 2.0, rect))
     };
     let mut sections: Vec<_> = located.sections.iter().filter_map(one).collect();

@@ -72,9 +72,16 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
         }
         // The source is taken as linear between voxel centres; a box mean of that keeps a ramp where it is.
         let reach = if width > 1.0 { width / 2.0 + 1.0 } else { 1.0 };
-        let (low, high) = ((centre - width / 2.0).max(-0.5), (centre + width / 2.0).min(count - 0.5));
+        let (low, high) = (
+            (centre - width / 2.0).max(-0.5),
+            (centre + width / 2.0).min(count - 0.5),
+        );
         let weight = |n: f64| {
-            if width > 1.0 { hat_integral(high - n) - hat_integral(low - n) } else { (1.0 - (n - centre).abs()).max(0.0) }
+            if width > 1.0 {
+                hat_integral(high - n) - hat_integral(low - n)
+            } else {
+                (1.0 - (n - centre).abs()).max(0.0)
+            }
         };
         let start = (centre - reach).ceil().max(0.0);
         let end = (centre + reach).floor().min(count - 1.0);
@@ -92,7 +99,11 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
 /// Of linear interpolation's weight `1 − |t|`, from −1 to `t`.
 fn hat_integral(t: f64) -> f64 {
     let t = t.clamp(-1.0, 1.0);
-    if t < 0.0 { (1.0 + t).powi(2) / 2.0 } else { 1.0 - (1.0 - t).powi(2) / 2.0 }
+    if t < 0.0 {
+        (1.0 + t).powi(2) / 2.0
+    } else {
+        1.0 - (1.0 - t).powi(2) / 2.0
+    }
 }
 
 /// Axis by axis: within each source slice along i and j, then across the slices.

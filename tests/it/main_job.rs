@@ -23,12 +23,17 @@ fn config(orthanc_port: u16, structures: &str) -> String {
 
 /// dciodvfy's errors for an object, or none.
 fn iod_errors(object: &[u8]) -> Vec<String> {
-    let Some(dciodvfy) = peer("dciodvfy") else { return Vec::new() };
+    let Some(dciodvfy) = peer("dciodvfy") else {
+        return Vec::new();
+    };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), object).unwrap();
     let said = Command::new(dciodvfy).arg(file.path()).output().unwrap();
     let text = String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);
-    text.lines().filter(|line| line.starts_with("Error")).map(String::from).collect()
+    text.lines()
+        .filter(|line| line.starts_with("Error"))
+        .map(String::from)
+        .collect()
 }
 
 /// One of each in the CT's own study, valid by a foreign validator.
@@ -39,7 +44,10 @@ fn expect_results(orthanc: &Orthanc, studies: usize) {
         let results = orthanc.series(modality);
         assert_eq!(results.len(), studies, "one {modality} per study");
         for (series, study) in results {
-            assert!(ct.iter().any(|(_, of)| *of == study), "the {modality} is in the CT's study");
+            assert!(
+                ct.iter().any(|(_, of)| *of == study),
+                "the {modality} is in the CT's study"
+            );
             let object = orthanc.only_instance(&series);
             assert_eq!(iod_errors(&object), Vec::<String>::new(), "{modality}");
         }
@@ -49,11 +57,18 @@ fn expect_results(orthanc: &Orthanc, studies: usize) {
 /// Four real series at once, by four associations whose slices interleave: four jobs, all right.
 #[test]
 fn four_series_pushed_at_once_become_four_results_in_the_pacs() {
-    let (Some(root), Some(storescu)) = (data::folder(), peer("storescu")) else { return };
+    let (Some(root), Some(storescu)) = (data::folder(), peer("storescu")) else {
+        return;
+    };
     let orthanc_port = free_port();
     let structures = "\"liver\", \"spleen\", \"heart\", \"kidney_left\", \"lung_left\"";
-    let mut daemon = Served::start(&Setup { config: &config(orthanc_port, structures), environment: &[] });
-    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else { return };
+    let mut daemon = Served::start(&Setup {
+        config: &config(orthanc_port, structures),
+        environment: &[],
+    });
+    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let mut senders = Vec::new();
     let mut expected = Vec::new();
@@ -65,7 +80,16 @@ fn four_series_pushed_at_once_become_four_results_in_the_pacs() {
         let mut command = Command::new(&storescu);
         // -R: only the contexts it needs; -xt: JPEG-LS as it is.
         let syntax = if name == "acrin_nsclc_042" { "-xt" } else { "-xe" };
-        command.args(["-R", "+sd", "+r", syntax, "-aec", "MEDLSAM", "127.0.0.1", &daemon.port.to_string()]);
+        command.args([
+            "-R",
+            "+sd",
+            "+r",
+            syntax,
+            "-aec",
+            "MEDLSAM",
+            "127.0.0.1",
+            &daemon.port.to_string(),
+        ]);
         senders.push(command.arg(&dir).env("TCP_NODELAY", "1").spawn().unwrap());
     }
     for mut sender in senders {
@@ -90,8 +114,13 @@ fn four_series_pushed_at_once_become_four_results_in_the_pacs() {
 fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
     let Some(root) = data::folder() else { return };
     let orthanc_port = free_port();
-    let mut daemon = Served::start(&Setup { config: &config(orthanc_port, "\"liver\""), environment: &[] });
-    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else { return };
+    let mut daemon = Served::start(&Setup {
+        config: &config(orthanc_port, "\"liver\""),
+        environment: &[],
+    });
+    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let files = data::unpack(&root.join("dicom/crlm_1006.zip"), folder.path());
     let (late, early) = outermost(&files);
@@ -106,20 +135,47 @@ fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
     assert_eq!(jobs.len(), 2);
     let second = &jobs[1];
     assert_eq!(second.state, State::Done, "{:?}", second.reason);
-    assert_eq!((second.instances, second.supersedes), (first.instances + 1, Some(first.id)));
+    assert_eq!(
+        (second.instances, second.supersedes),
+        (first.instances + 1, Some(first.id))
+    );
     assert_eq!((first.identity.revision, second.identity.revision), (1, 2));
-    let story = |job| daemon.store().events(job).unwrap().iter().map(|e| e.text.clone()).collect::<Vec<_>>().join("\n");
-    assert!(story(first.id).contains(&format!("job {}", second.id)), "{}", story(first.id));
+    let story = |job| {
+        daemon
+            .store()
+            .events(job)
+            .unwrap()
+            .iter()
+            .map(|e| e.text.clone())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert!(
+        story(first.id).contains(&format!("job {}", second.id)),
+        "{}",
+        story(first.id)
+    );
 
     // Both results are in the PACS, and the new one names the old one.
     let old = daemon.store().results(first.id).unwrap();
     let segs = orthanc.series("SEG");
     assert_eq!(segs.len(), 2);
-    let texts: Vec<String> =
-        segs.iter().map(|(series, _)| String::from_utf8_lossy(&orthanc.only_instance(series)).into_owned()).collect();
-    let old_uid = old.iter().find(|result| result.kind == "seg").unwrap().sop_instance_uid.as_str();
+    let texts: Vec<String> = segs
+        .iter()
+        .map(|(series, _)| String::from_utf8_lossy(&orthanc.only_instance(series)).into_owned())
+        .collect();
+    let old_uid = old
+        .iter()
+        .find(|result| result.kind == "seg")
+        .unwrap()
+        .sop_instance_uid
+        .as_str();
     assert_eq!(texts.iter().filter(|text| text.contains("supersedes")).count(), 1);
-    assert_eq!(texts.iter().filter(|text| text.contains(old_uid)).count(), 2, "the old object and the one that names it");
+    assert_eq!(
+        texts.iter().filter(|text| text.contains(old_uid)).count(),
+        2,
+        "the old object and the one that names it"
+    );
 }
 
 /// The slice with the greatest z, and the others: without it the stack has no gap.
@@ -136,18 +192,27 @@ fn outermost(files: &[std::path::PathBuf]) -> (std::path::PathBuf, Vec<std::path
 /// kill -9 while receiving, computing and sending: nothing acknowledged is lost and the PACS holds one of each.
 #[test]
 fn killed_at_any_stage_the_job_still_ends_with_one_result_of_each_kind() {
-    let (Some(root), Some(storescu)) = (data::folder(), peer("storescu")) else { return };
+    let (Some(root), Some(storescu)) = (data::folder(), peer("storescu")) else {
+        return;
+    };
     let orthanc_port = free_port();
     let config = config(orthanc_port, "\"heart\"");
-    let mut daemon = Served::prepare(&Setup { config: &config, environment: &[] });
-    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else { return };
+    let mut daemon = Served::prepare(&Setup {
+        config: &config,
+        environment: &[],
+    });
+    let Some(orthanc) = Orthanc::start(daemon.port, orthanc_port) else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let files = data::unpack(&root.join("dicom/acrin_breast_013.zip"), folder.path());
     files.iter().for_each(|file| orthanc.upload(file));
     let port = daemon.port.to_string();
     let push = || {
         let mut command = Command::new(&storescu);
-        command.args(["-R", "+sd", "+r", "-aec", "MEDLSAM", "127.0.0.1", &port]).arg(folder.path());
+        command
+            .args(["-R", "+sd", "+r", "-aec", "MEDLSAM", "127.0.0.1", &port])
+            .arg(folder.path());
         command.env("TCP_NODELAY", "1").output().unwrap()
     };
 
@@ -157,7 +222,10 @@ fn killed_at_any_stage_the_job_still_ends_with_one_result_of_each_kind() {
     daemon.kill();
     daemon.launch(&[]);
     let kept = daemon.jobs().first().map_or(0, |job| job.instances);
-    assert!(kept >= 19, "{kept} of at least 19 acknowledged objects are known after the restart");
+    assert!(
+        kept >= 19,
+        "{kept} of at least 19 acknowledged objects are known after the restart"
+    );
     assert!(push().status.success());
 
     // Computing.
@@ -176,7 +244,12 @@ fn killed_at_any_stage_the_job_still_ends_with_one_result_of_each_kind() {
 
     let jobs = daemon.wait_for_jobs(1, PATIENCE);
     assert_eq!(jobs.len(), 1);
-    assert_eq!((jobs[0].state, jobs[0].instances), (State::Done, files.len() as u32), "{:?}", jobs[0].reason);
+    assert_eq!(
+        (jobs[0].state, jobs[0].instances),
+        (State::Done, files.len() as u32),
+        "{:?}",
+        jobs[0].reason
+    );
     expect_results(&orthanc, 1);
 }
 

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-const ANY: Requirements = Requirements { min_slices: 2, min_extent_mm: 0.0 };
+const ANY: Requirements = Requirements {
+    min_slices: 2,
+    min_extent_mm: 0.0,
+};
 
 /// What becomes of the files of one folder: a line per series, and one for what is no instance.
 fn outcomes(files: &[PathBuf]) -> Vec<String> {
@@ -17,11 +20,17 @@ fn outcomes(files: &[PathBuf]) -> Vec<String> {
     let mut unread: BTreeMap<String, usize> = BTreeMap::new();
     for file in files {
         match Instance::read(file) {
-            Ok(instance) => series.entry(instance.series_instance_uid.to_string()).or_default().push(instance),
+            Ok(instance) => series
+                .entry(instance.series_instance_uid.to_string())
+                .or_default()
+                .push(instance),
             Err(error) => *unread.entry(error.to_string()).or_default() += 1,
         }
     }
-    let mut lines: Vec<String> = unread.iter().map(|(error, count)| format!("{count} files: {error}")).collect();
+    let mut lines: Vec<String> = unread
+        .iter()
+        .map(|(error, count)| format!("{count} files: {error}"))
+        .collect();
     for instances in series.into_values() {
         let count = instances.len();
         lines.push(match assemble(instances, &ANY) {
@@ -38,7 +47,10 @@ fn outcomes(files: &[PathBuf]) -> Vec<String> {
 #[test]
 fn odd_cases_have_their_outcomes() {
     let Some(folder) = data::folder() else { return };
-    let mut archives: Vec<_> = std::fs::read_dir(folder.join("odd")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut archives: Vec<_> = std::fs::read_dir(folder.join("odd"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     archives.sort();
     for archive in archives {
         let dir = tempfile::tempdir().unwrap();
@@ -65,15 +77,32 @@ fn whole_series_equal_what_other_readers_see() {
         let (grid, hu) = to_patient_axes(&volume, 3.0);
         let t4 = t.elapsed();
         let sum: i64 = volume.hu.iter().map(|hu| i64::from(*hu)).sum();
-        let weighted: i64 = volume.hu.iter().enumerate().map(|(n, hu)| (n as i64 % 9973 + 1) * i64::from(*hu)).sum();
-        eprintln!("{name} {:?} sum {sum} weighted {weighted} {t1:?} {t2:?} {t3:?} {t4:?}", volume.grid);
-        eprintln!("   set aside {} canonical {:?} mean {}", series.set_aside.len(), grid.size, hu.mean().unwrap());
+        let weighted: i64 = volume
+            .hu
+            .iter()
+            .enumerate()
+            .map(|(n, hu)| (n as i64 % 9973 + 1) * i64::from(*hu))
+            .sum();
+        eprintln!(
+            "{name} {:?} sum {sum} weighted {weighted} {t1:?} {t2:?} {t3:?} {t4:?}",
+            volume.grid
+        );
+        eprintln!(
+            "   set aside {} canonical {:?} mean {}",
+            series.set_aside.len(),
+            grid.size,
+            hu.mean().unwrap()
+        );
         if let Some(out) = std::env::var_os("DUMP") {
             let bytes: Vec<u8> = volume.hu.iter().flat_map(|v| v.to_le_bytes()).collect();
             std::fs::write(PathBuf::from(&out).join(format!("{name}.i16")), bytes).unwrap();
             let bytes: Vec<u8> = hu.iter().flat_map(|v| v.to_le_bytes()).collect();
             std::fs::write(PathBuf::from(&out).join(format!("{name}.f32")), bytes).unwrap();
-            std::fs::write(PathBuf::from(&out).join(format!("{name}.json")), serde_json::to_string(&(&volume.grid, &grid)).unwrap()).unwrap();
+            std::fs::write(
+                PathBuf::from(&out).join(format!("{name}.json")),
+                serde_json::to_string(&(&volume.grid, &grid)).unwrap(),
+            )
+            .unwrap();
         }
     }
 }

@@ -33,7 +33,11 @@ fn checkout() -> &'static Path {
 /// Where the set-up put runtime and weights; its absence is an error everywhere, since `make test` runs the set-up first.
 pub fn cache() -> PathBuf {
     let cache = std::env::var_os("MEDLSAMD_TEST_CACHE").map_or_else(|| checkout().join(".cache"), PathBuf::from);
-    assert!(cache.join("onnxruntime/libonnxruntime.so").is_file(), "no set-up in {}: run `make setup`", cache.display());
+    assert!(
+        cache.join("onnxruntime/libonnxruntime.so").is_file(),
+        "no set-up in {}: run `make setup`",
+        cache.display()
+    );
     cache
 }
 
@@ -59,11 +63,19 @@ impl Served {
             setup.config
         );
         std::fs::write(folder.path().join("medlsamd.toml"), config).unwrap();
-        Self { folder, port, child: None }
+        Self {
+            folder,
+            port,
+            child: None,
+        }
     }
 
     pub fn launch(&mut self, environment: &[(&str, &str)]) {
-        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_medlsamd"))
             .args(["serve", "--config"])
             .arg(self.config_path())
@@ -95,7 +107,9 @@ impl Served {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// kill -9.
@@ -108,8 +122,16 @@ impl Served {
 
     /// SIGTERM; returns whether it ended with success.
     pub fn terminate(&mut self) -> bool {
-        let Some(mut child) = self.child.take() else { return false };
-        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        let Some(mut child) = self.child.take() else {
+            return false;
+        };
+        assert!(
+            Command::new("kill")
+                .arg(child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
         child.wait().unwrap().success()
     }
 
@@ -135,13 +157,19 @@ impl Served {
     }
 
     pub fn wait_for_state(&mut self, state: State, patience: Duration) {
-        self.wait(&format!("a job to be {state}"), patience, |served| served.jobs().iter().any(|job| job.state == state));
+        self.wait(&format!("a job to be {state}"), patience, |served| {
+            served.jobs().iter().any(|job| job.state == state)
+        });
     }
 
     pub fn wait(&mut self, what: &str, patience: Duration, mut done: impl FnMut(&Self) -> bool) {
         let begin = Instant::now();
         while !done(self) {
-            assert!(begin.elapsed() < patience, "waited too long for {what}; log:\n{}", self.log());
+            assert!(
+                begin.elapsed() < patience,
+                "waited too long for {what}; log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }

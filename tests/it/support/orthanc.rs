@@ -32,11 +32,27 @@ impl Orthanc {
         let path = folder.path().join("orthanc.json");
         std::fs::write(&path, config.to_string()).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(binary).arg(&path).env("TCP_NODELAY", "1").stdout(Stdio::null()).stderr(log).spawn();
-        let orthanc = Self { dicom_port, http_port, child: child.unwrap(), folder };
+        let child = Command::new(binary)
+            .arg(&path)
+            .env("TCP_NODELAY", "1")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let orthanc = Self {
+            dicom_port,
+            http_port,
+            child: child.unwrap(),
+            folder,
+        };
         let begin = Instant::now();
-        while TcpStream::connect(("127.0.0.1", dicom_port)).is_err() || TcpStream::connect(("127.0.0.1", http_port)).is_err() {
-            assert!(begin.elapsed() < Duration::from_secs(30), "Orthanc does not start: {}", orthanc.log());
+        while TcpStream::connect(("127.0.0.1", dicom_port)).is_err()
+            || TcpStream::connect(("127.0.0.1", http_port)).is_err()
+        {
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "Orthanc does not start: {}",
+                orthanc.log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
         Some(orthanc)
@@ -49,14 +65,25 @@ impl Orthanc {
     /// A request of its REST interface; the body of the answer.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).unwrap();
-        let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an HTTP head") + 4;
-        let status = String::from_utf8_lossy(&answer[..end]).lines().next().unwrap_or_default().to_string();
-        assert!(status.contains(" 200 "), "{method} {path}: {status}\n{}", String::from_utf8_lossy(&answer[end..]));
+        let status = String::from_utf8_lossy(&answer[..end])
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_string();
+        assert!(
+            status.contains(" 200 "),
+            "{method} {path}: {status}\n{}",
+            String::from_utf8_lossy(&answer[end..])
+        );
         answer.split_off(end)
     }
 
@@ -93,7 +120,11 @@ impl Orthanc {
         let instances = self.get(&format!("/series/{series}"))["Instances"].clone();
         let instances = instances.as_array().unwrap();
         assert_eq!(instances.len(), 1, "one object per series");
-        self.request("GET", &format!("/instances/{}/file", instances[0].as_str().unwrap()), b"")
+        self.request(
+            "GET",
+            &format!("/instances/{}/file", instances[0].as_str().unwrap()),
+            b"",
+        )
     }
 }
 
