@@ -10,21 +10,40 @@ pub fn folder() -> Option<PathBuf> {
     if folder.join("dicom").is_dir() {
         return Some(folder);
     }
-    assert!(std::env::var_os("CI").is_none(), "no test data at {}: set MEDLSAMD_TEST_DATA", folder.display());
-    eprintln!("SKIPPED: no real CT data at {} (set MEDLSAMD_TEST_DATA)", folder.display());
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "no test data at {}: set MEDLSAMD_TEST_DATA",
+        folder.display()
+    );
+    eprintln!(
+        "SKIPPED: no real CT data at {} (set MEDLSAMD_TEST_DATA)",
+        folder.display()
+    );
     None
 }
 
 /// Unpacks `archive` into `dir` and lists its files in order of their names.
 pub fn unpack(archive: &Path, dir: &Path) -> Vec<PathBuf> {
-    let status = Command::new("python3").args(["-m", "zipfile", "-e"]).arg(archive).arg(dir).status();
-    assert!(status.expect("python3 is a prerequisite").success(), "cannot unpack {}", archive.display());
+    let status = Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .arg(archive)
+        .arg(dir)
+        .status();
+    assert!(
+        status.expect("python3 is a prerequisite").success(),
+        "cannot unpack {}",
+        archive.display()
+    );
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
         }
     }
     files.sort();

@@ -187,10 +187,17 @@ impl Phantom {
 
     /// The series as our reader sees it.
     pub fn instances(&self, dir: &Path) -> Vec<Instance> {
-        self.write(dir).iter().map(|path| Instance::read(path).unwrap()).collect()
+        self.write(dir)
+            .iter()
+            .map(|path| Instance::read(path).unwrap())
+            .collect()
     }
 }
 
 pub fn cross(a: Vec3, b: Vec3) -> Vec3 {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    [
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    ]
 }
