@@ -37,6 +37,11 @@ pub enum Rejection {
     Empty,
     #[error("instances of several series: {0} and {1}")]
     SeveralSeries(Uid, Uid),
+    #[error("instances of several studies: {0} and {1}")]
+    SeveralStudies(Uid, Uid),
+    /// The identifiers stay out of the text: it is logged.
+    #[error("two Patient IDs in one series: {first} and {second} differ")]
+    SeveralPatients { first: SliceName, second: SliceName },
     #[error("none of the {count} instances is a CT slice; {example}")]
     NothingUsable { count: usize, example: String },
     #[error("{slice} is a multi-frame object ({frames} frames), which this version does not read")]
@@ -143,6 +148,9 @@ impl Rejection {
         match self {
             Self::Empty | Self::NothingUsable { .. } => {
                 "route only reconstructed CT series here, not scouts, reports or screen captures"
+            }
+            Self::SeveralStudies(..) | Self::SeveralPatients { .. } => {
+                "the sender reuses a Series Instance UID; nothing may be computed on a mixture, correct it at the source"
             }
             Self::SeveralSeries(..) => "a sender mixes series; this is a fault in what was sent or in medlsamd",
             Self::MultiFrame { .. } => "let the scanner or PACS send classic single-frame CT images",
