@@ -6,13 +6,13 @@
 use crate::config::Config;
 use crate::delivery;
 use crate::engines;
-use crate::gather::{self, Gather};
+use crate::gather::Gatherer;
 use crate::intake::{Intake, Options};
 use crate::net;
 use crate::progress::{Progress, Silent};
 use crate::scp;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::Folders;
 use crate::worker::{Handle, Lane};
 use anyhow::Context;
 use jiff::Timestamp;
@@ -38,7 +38,6 @@ pub struct Daemon {
     threads: Vec<(&'static str, JoinHandle<()>)>,
     listening: tokio::task::JoinHandle<()>,
     delivering: tokio::task::JoinHandle<()>,
-    watch: Option<Watch>,
     intake: Intake,
     tokio: Tokio,
 }
@@ -88,24 +87,16 @@ impl Daemon {
             progress,
         };
         let mut threads = vec![("lane", spawn("lane", move || lane_thread.run())?)];
-        let gather = Gather::new(
-            store.clone(),
-            config.written.protocol.clone(),
-            config.written.series.clone(),
-            gather::assembles,
-            Timestamp::now(),
-        );
-        let gathering = {
-            let (intake, stopping, lane) = (intake.clone(), stopping.clone(), lane.clone());
-            move || keep_gathering(gather, &intake, &stopping, &lane)
-        };
+        let gatherer = Gatherer::new(&config, store.clone(), intake.clone());
+        let (stopped, waking) = (stopping.clone(), lane.clone());
+        let gathering = move || gatherer.run(|| *stopped.borrow(), || waking.wake());
         threads.push(("gather", spawn("gather", gathering)?));
-        let folders = &config.written.watch.folders;
-        let watch = if folders.is_empty() {
-            None
-        } else {
-            Some(Watch::start(intake.clone(), folders.clone())?)
-        };
+        let drop_folders = &config.written.watch.folders;
+        if !drop_folders.is_empty() {
+            let folders = Folders::new(drop_folders, intake.clone())?;
+            let stopped = stopping.clone();
+            threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
+        }
         let delivering = tokio.spawn(delivery::run(
             store.clone(),
             config.clone(),
@@ -127,7 +118,6 @@ impl Daemon {
             threads,
             listening,
             delivering,
-            watch,
             intake,
             tokio,
         })
@@ -149,7 +139,6 @@ impl Daemon {
     pub fn stop(self) {
         let _ = self.stop.send(true);
         let _ = self.tokio.block_on(self.listening);
-        drop(self.watch);
         self.lane.stop();
         for (name, thread) in self.threads {
             if thread.join().is_err() {
@@ -165,22 +154,6 @@ impl Daemon {
         }
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
-    }
-}
-
-/// How often waiting series are looked at: a fraction of the shortest settle time that makes sense.
-const GATHER_STEP: Duration = Duration::from_millis(500);
-
-fn keep_gathering(mut gather: Gather, intake: &Intake, stopping: &flag::Receiver<bool>, lane: &Handle) {
-    while !*stopping.borrow() {
-        // Asked before the step: an association leaves this set only when all its rows are in the database.
-        let fed = intake.fed_series();
-        match gather.step(&fed, Timestamp::now()) {
-            Ok(moved) if !moved.queued.is_empty() => lane.wake(),
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "cannot look at the waiting series"),
-        }
-        std::thread::sleep(GATHER_STEP);
     }
 }
 

@@ -60,6 +60,7 @@ async fn deliver(
         Some(route) => send(&config, route, &delivery).await,
         None => Err(format!("destination {destination:?} is no longer in the configuration")),
     };
+    crate::failpoint::hit("delivery_before_record");
     let now = Timestamp::now();
     let recorded = match sent {
         Ok(()) => {

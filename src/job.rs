@@ -239,3 +239,110 @@ pub enum Outcome {
     /// The daemon stops cleanly: the attempt does not count.
     Refunded,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [Event; 15] = [
+        Event::Arrived,
+        Event::FellSilent,
+        Event::Closed,
+        Event::Claimed,
+        Event::Refunded,
+        Event::Stumbled,
+        Event::GaveUp,
+        Event::Refused,
+        Event::Kept,
+        Event::KeptUnsent,
+        Event::Delivered,
+        Event::Undeliverable,
+        Event::Cancelled,
+        Event::Retried,
+        Event::Resent,
+    ];
+
+    /// What the outside world may still do in a walk; everything else is bounded by the job itself.
+    #[derive(Clone, Copy)]
+    struct Budget {
+        arrivals: u32,
+        clean_stops: u32,
+        wishes: u32,
+        attempts: u32,
+    }
+
+    /// The budget after an event, or `None` when the event can not happen any more. This is the counting that `store` does.
+    fn spend(state: State, event: Event, budget: Budget) -> Option<Budget> {
+        let mut left = budget;
+        match event {
+            Event::Arrived => left.arrivals = left.arrivals.checked_sub(1)?,
+            Event::Refunded => {
+                left.clean_stops = left.clean_stops.checked_sub(1)?;
+                left.attempts -= 1;
+            }
+            Event::Claimed if budget.attempts == MAX_ATTEMPTS => return None,
+            Event::Claimed => left.attempts += 1,
+            // The last stumble is turned into giving up.
+            Event::Stumbled if budget.attempts == MAX_ATTEMPTS => return None,
+            Event::Retried | Event::Resent => {
+                left.wishes = left.wishes.checked_sub(1)?;
+                left.attempts = 0;
+            }
+            // Waiting on with another reason is no move.
+            Event::FellSilent if state == State::Waiting => return None,
+            _ => {}
+        }
+        Some(left)
+    }
+
+    /// Length of the longest walk; panics when one gets stuck outside an end state.
+    fn longest(state: State, budget: Budget, depth: usize) -> usize {
+        assert!(depth < 100, "a walk without end");
+        let step = |event: &Event| Some((state.after(*event).ok()?, spend(state, *event, budget)?));
+        let walks = EVENTS
+            .iter()
+            .filter_map(step)
+            .map(|(next, left)| 1 + longest(next, left, depth + 1));
+        let longest = walks.max().unwrap_or(0);
+        assert!(longest > 0 || state.is_end(), "stuck in {state}");
+        longest
+    }
+
+    #[test]
+    fn every_path_ends_and_is_bounded() {
+        let budget = Budget {
+            arrivals: 0,
+            clean_stops: 0,
+            wishes: 0,
+            attempts: 0,
+        };
+        // silent, closed, three times claimed and broken off but for the last, which is kept and delivered.
+        assert_eq!(longest(State::Receiving, budget, 0), 9);
+        let busy = Budget {
+            arrivals: 1,
+            clean_stops: 1,
+            wishes: 1,
+            attempts: 0,
+        };
+        assert!(longest(State::Receiving, busy, 0) < 40);
+    }
+
+    #[test]
+    fn only_an_operator_leads_out_of_an_end_and_an_end_is_always_near() {
+        for state in State::ALL {
+            for event in EVENTS {
+                let wish = matches!(event, Event::Retried | Event::Resent);
+                assert!(
+                    !state.is_end() || wish || state.after(event).is_err(),
+                    "{state} {event:?}"
+                );
+                assert!(
+                    state.is_end() || !wish || state.after(event).is_err(),
+                    "{state} {event:?}"
+                );
+            }
+            assert_eq!(state.after(Event::Cancelled).is_ok(), !state.is_end(), "{state}");
+            assert_eq!(State::parse(state.as_str()), Some(state));
+        }
+    }
+}

@@ -209,7 +209,7 @@ mod tests {
         h.srow_y = [1.0, 0.0, 0.0, 0.0];
         h.srow_z = [0.0, 0.0, 1.0, 0.0];
         assert!(grid_of(&h, [2, 2, 2]).unwrap_err().contains("degenerate"));
-        h.sform_code = 0;
+        (h.sform_code, h.qform_code) = (0, 0);
         assert!(grid_of(&h, [2, 2, 2]).unwrap_err().contains("left"));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.nii");

@@ -1,6 +1,6 @@
 //! Teaching a structure: points placed on a volume, by hand or from a contoured case → a template of the bank.
 
-use crate::geometry::{Grid, Vec3};
+use crate::geometry::{Box3, Grid, Vec3};
 use crate::inference::runtime::InferenceError;
 use crate::localise::bank::{Bank, Cubes, Landmark, Pattern, Template};
 use crate::localise::canonical::Observation;
@@ -35,7 +35,7 @@ pub enum TeachError {
 }
 
 /// Points placed on one volume. As JSON: `models/medlam/templates/*.json`; coordinates are patient LPS millimetres.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Placed {
     /// Id of the template.
     pub volume: String,
@@ -55,6 +55,19 @@ pub struct PlacedStructure {
     pub extremes: BTreeMap<Face, Vec3>,
     #[serde(default)]
     pub sections: Vec<PlacedSection>,
+}
+
+impl PlacedStructure {
+    /// The box of what is in view: faces that the field of view cuts are where the view ends. `None` without points.
+    pub fn bounds(&self) -> Option<Box3> {
+        let side = |face: Face| {
+            let real = self.extremes.get(&face).filter(|_| !self.cut.contains(&face)).copied();
+            Some(real.or_else(|| cut_point(self, face))?[face.axis()])
+        };
+        let [x0, x1, y0, y1, z0, z1] = Face::ALL.map(side);
+        let bounds = Box3 { min: [x0?, y0?, z0?].into(), max: [x1?, y1?, z1?].into() };
+        bounds.is_proper().then_some(bounds)
+    }
 }
 
 /// A part along z, and the points where it reaches farthest in x and y.

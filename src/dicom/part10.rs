@@ -265,7 +265,12 @@ mod tests {
     fn garbage_and_cut_meta_groups_are_refused_at_any_length() {
         let head = head(&uid("1.2.3"), &uid("1.2.34"), &uid(EXPLICIT_VR_LITTLE_ENDIAN), "").bytes;
         for length in 0..head.len() {
-            assert!(read_meta(&mut Cursor::new(&head[..length])).is_err(), "{length}");
+            // A cut between two elements can not be told from a short group: what follows it is then an empty data set.
+            match read_meta(&mut Cursor::new(&head[..length])) {
+                Ok(meta) => assert_eq!((meta.data_set_offset, meta.data_set_length), (length as u64, None)),
+                Err(Part10Error::Malformed(_)) => {}
+                Err(Part10Error::Io(error)) => panic!("{length}: {error}"),
+            }
         }
         assert!(read_meta(&mut Cursor::new(b"hello, this is a text file")).is_err());
         // A value length that points past everything.

@@ -183,11 +183,11 @@ impl Intake {
 
     /// The association ended, however it ended: its directories are synced, its instances' rows are committed. Blocking.
     pub fn association_closed(&self, association: AssociationId) -> Result<(), IntakeError> {
-        self.sync_directories(association)?;
-        let flushed = self.shared.rows.flush();
-        // Only now, so that the series is not taken as whole before its last rows are known.
+        let synced = self.sync_directories(association);
+        let flushed = self.flush();
+        // Whatever went wrong, the association is over. Rows that could not be committed keep their series fed until they are.
         self.shared.open().remove(&association);
-        flushed.map_err(|e| IntakeError::OutOfResources(e.to_string()))
+        synced.and(flushed)
     }
 
     /// Syncs the directories an association wrote to so far; storage commitment asks for it before it promises. Blocking.
@@ -202,13 +202,17 @@ impl Intake {
         touched.iter().rev().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// The series that open associations have fed: not to be closed yet.
+    /// The series that open associations have fed, or whose rows are not in the database yet: not to be closed now.
     pub fn fed_series(&self) -> HashSet<SeriesKey> {
-        self.shared
+        // In this order: an association that closes in between has its rows in one of the two sets, or in the database.
+        let mut fed: HashSet<SeriesKey> = self
+            .shared
             .open()
             .values()
-            .flat_map(|association| association.fed.iter().cloned())
-            .collect()
+            .flat_map(|a| a.fed.iter().cloned())
+            .collect();
+        fed.extend(self.shared.rows.waiting_series());
+        fed
     }
 
     /// Commits the rows of all accepted instances; for a clean stop. Blocking.

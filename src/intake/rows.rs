@@ -1,5 +1,6 @@
 //! Rows of accepted instances on their way to the database, some at a time: a commit per instance would cost as much as its sync.
 
+use crate::job::SeriesKey;
 use crate::store::{NewInstance, Store, StoreError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -62,6 +63,13 @@ impl Rows {
     /// Commits what is waiting. On return, every row pushed before is in the database.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         self.queue.write()
+    }
+
+    /// The series of the rows that wait.
+    pub(crate) fn waiting_series(&self) -> Vec<SeriesKey> {
+        // Held, so that no batch is under way: each row is waiting or in the database.
+        let _alone = self.queue.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.queue.waiting().rows.iter().map(|row| row.series.clone()).collect()
     }
 
     /// Why rows can not be written at present, if so.

@@ -14,8 +14,8 @@ pub struct Target {
     pub residual_mm: f64,
 }
 
-/// Each voxel v near the wanted coordinate P says `x_v + (P − position(v))`; their weighted mean, once more without the outer
-/// half of them, is the target. Outside the field of view the voxels of the nearest border speak. `None` without any voxel.
+/// Each voxel v near the wanted coordinate P says `x_v + (P − position(v))`; the mean of the half that lies closest to their
+/// weighted median is the target. Outside the field of view the voxels of the nearest border speak. `None` without any voxel.
 pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
     let distance2 = |s: &Seen| {
         let [x, y, z] = [0, 1, 2].map(|a| wanted[a] - s.body[a]);
@@ -37,13 +37,27 @@ pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
             ));
         }
     }
-    let first = mean(&votes);
+    let first = weighted_median(&votes);
     let distance = |v: &Vec3| (0..3).map(|a| (v[a] - first[a]).powi(2)).sum::<f64>();
     votes.sort_by(|a, b| distance(&a.0).total_cmp(&distance(&b.0)));
     votes.truncate(votes.len().div_ceil(2));
     Some(Target {
         at: mean(&votes),
         residual_mm,
+    })
+}
+
+fn weighted_median(votes: &[(Vec3, f64)]) -> Vec3 {
+    let half = votes.iter().map(|v| v.1).sum::<f64>() / 2.0;
+    [0, 1, 2].map(|a| {
+        let mut along: Vec<(f64, f64)> = votes.iter().map(|v| (v.0[a], v.1)).collect();
+        along.sort_by(|p, q| p.0.total_cmp(&q.0));
+        let mut below = 0.0;
+        let middle = along.iter().find(|(_, weight)| {
+            below += weight;
+            below >= half
+        });
+        middle.or(along.last()).map_or(f64::NAN, |m| m.0)
     })
 }
 

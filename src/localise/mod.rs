@@ -17,7 +17,7 @@ pub mod verdict;
 use crate::geometry::Box3;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{InferenceError, Runtime, Session};
-use crate::localise::bank::Bank;
+pub use crate::localise::bank::Bank;
 use crate::localise::canonical::{Canonical, Observation};
 use crate::localise::verdict::Thresholds;
 use crate::progress::Progress;

@@ -8,6 +8,8 @@ mod deliveries;
 mod instances;
 mod jobs;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 pub use deliveries::{Delivery, DeliveryState, DueDelivery};
 pub use instances::{NewInstance, StoredInstance};

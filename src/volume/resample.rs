@@ -1,7 +1,7 @@
 //! The canonical grid of localisation: aligned with the patient, isotropic, whatever the scanner's orientation was.
 //!
-//! Each voxel of it is the mean of the source over the voxel's cube: exactly by overlap when the axes agree, by evenly spread
-//! samples when the stack is oblique or leans. Where the source is coarser than the target it is interpolated linearly.
+//! Each voxel of it is the mean, over the voxel's cube, of the source interpolated linearly: exactly when the axes agree, by
+//! evenly spread samples when the stack is oblique or leans. Where the source is coarser it is sampled at the centre.
 
 use crate::geometry::{Grid, Vec3, norm, sub};
 use crate::volume::{AIR_HU, Volume, threads};
@@ -70,15 +70,11 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
                 weights: Vec::new(),
             };
         }
-        // Source voxel n covers n ± 0.5. A box that is not wider than a voxel becomes the hat of linear interpolation.
-        let reach = if width > 1.0 { (width + 1.0) / 2.0 } else { 1.0 };
+        // The source is taken as linear between voxel centres; a box mean of that keeps a ramp where it is.
+        let reach = if width > 1.0 { width / 2.0 + 1.0 } else { 1.0 };
+        let (low, high) = ((centre - width / 2.0).max(-0.5), (centre + width / 2.0).min(count - 0.5));
         let weight = |n: f64| {
-            if width > 1.0 {
-                let (low, high) = ((centre - width / 2.0).max(n - 0.5), (centre + width / 2.0).min(n + 0.5));
-                (high - low).max(0.0)
-            } else {
-                (1.0 - (n - centre).abs()).max(0.0)
-            }
+            if width > 1.0 { hat_integral(high - n) - hat_integral(low - n) } else { (1.0 - (n - centre).abs()).max(0.0) }
         };
         let start = (centre - reach).ceil().max(0.0);
         let end = (centre + reach).floor().min(count - 1.0);
@@ -91,6 +87,12 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
         }
     };
     (0..target.size[along]).map(taps_at).collect()
+}
+
+/// Of linear interpolation's weight `1 − |t|`, from −1 to `t`.
+fn hat_integral(t: f64) -> f64 {
+    let t = t.clamp(-1.0, 1.0);
+    if t < 0.0 { (1.0 + t).powi(2) / 2.0 } else { 1.0 - (1.0 - t).powi(2) / 2.0 }
 }
 
 /// Axis by axis: within each source slice along i and j, then across the slices.

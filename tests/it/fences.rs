@@ -29,7 +29,8 @@ fn outside_things_stay_behind_their_fences() {
 
 /// `ort::` is named by `ort::Session` and not by `report::Thing` or `eprintln!`.
 fn names(line: &str, thing: &str) -> bool {
-    line.match_indices(thing).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+    line.match_indices(thing)
+        .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
 }
 
 #[test]
@@ -45,7 +46,11 @@ fn files_and_functions_stay_readable() {
                 wrong.push(format!("{}: fn {name} has {length} lines (70)", file.path));
             }
         }
-        wrong.extend(file.code().filter(|(_, line)| line.contains("TODO") || line.contains("FIXME")).map(|(n, _)| format!("{}:{n}: open end", file.path)));
+        wrong.extend(
+            file.code()
+                .filter(|(_, line)| line.contains("TODO") || line.contains("FIXME"))
+                .map(|(n, _)| format!("{}:{n}: open end", file.path)),
+        );
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

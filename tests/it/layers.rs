@@ -18,14 +18,27 @@ fn modules_name_only_modules_below_them() {
             }
         }
     }
-    assert!(wrong.is_empty(), "dependencies point the wrong way:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "dependencies point the wrong way:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn modules_are_named_from_the_root() {
     let relative: Vec<String> = source::files()
         .iter()
-        .flat_map(|file| file.code().filter(|(_, line)| line.contains("super::")).map(|(n, _)| format!("{}:{n}", file.path)).collect::<Vec<_>>())
+        .flat_map(|file| {
+            file.code()
+                .filter(|(_, line)| line.contains("super::"))
+                .map(|(n, _)| format!("{}:{n}", file.path))
+                .collect::<Vec<_>>()
+        })
         .collect();
-    assert!(relative.is_empty(), "say crate:: instead of super:: in {}", relative.join(", "));
+    assert!(
+        relative.is_empty(),
+        "say crate:: instead of super:: in {}",
+        relative.join(", ")
+    );
 }

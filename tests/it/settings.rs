@@ -7,7 +7,14 @@ fn shipped() -> toml::Table {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/medlsamd.toml");
     // Every setting is commented out; uncommenting all of them gives the whole file.
     let text = std::fs::read_to_string(path).unwrap();
-    let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix("#").filter(|l| !l.starts_with([' ', '#'])).unwrap_or(line)).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("#")
+                .filter(|l| !l.starts_with([' ', '#']))
+                .unwrap_or(line)
+        })
+        .collect();
     lines.join("\n").parse().unwrap()
 }
 
@@ -55,12 +62,23 @@ fn environment_beats_file_beats_default() {
     let read = |env: &[(&str, &str)]| {
         let binary = env!("CARGO_BIN_EXE_medlsamd");
         let mut command = std::process::Command::new(binary);
-        command.args(["check", "--json", "--config"]).arg(&file).env_clear().envs(env.iter().copied());
+        command
+            .args(["check", "--json", "--config"])
+            .arg(&file)
+            .env_clear()
+            .envs(env.iter().copied());
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     let written = Config::load_offline(Some(&file)).unwrap().written;
-    assert_eq!((written.dicom.ae_title.as_str(), written.dicom.max_associations), ("FILE", 64));
-    assert_eq!(written.storage.dir, dir.path().join("data"), "relative paths are relative to the file");
+    assert_eq!(
+        (written.dicom.ae_title.as_str(), written.dicom.max_associations),
+        ("FILE", 64)
+    );
+    assert_eq!(
+        written.storage.dir,
+        dir.path().join("data"),
+        "relative paths are relative to the file"
+    );
     assert!(!read(&[]).contains("MUCH_TOO_LONG_A_TITLE"));
     assert!(read(&[("MEDLSAMD__DICOM__AE_TITLE", "MUCH_TOO_LONG_A_TITLE")]).contains("MUCH_TOO_LONG_A_TITLE"));
 }

@@ -129,6 +129,25 @@ pub(crate) fn half_to_f32(half: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// The nearest binary16, ties to even; beyond its range the largest one, so that a stored number stays a number.
+pub(crate) fn f32_to_half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let sign = (bits >> 16 & 0x8000) as u16;
+    let magnitude = f32::from_bits(bits & 0x7fff_ffff);
+    if magnitude.is_nan() {
+        return 0x7e00;
+    }
+    let magnitude = magnitude.min(65504.0);
+    let half = if magnitude < 6.103_515_6e-5 {
+        // Subnormal: steps of 2⁻²⁴. Adding 0.5 puts the step at the end of the fraction, rounded by the processor.
+        (magnitude + 0.5).to_bits() - 0.5f32.to_bits()
+    } else {
+        let bits = magnitude.to_bits();
+        (bits + 0xfff + (bits >> 13 & 1) - (112 << 23)) >> 13
+    };
+    sign | half as u16
+}
+
 /// The named tensors of the state dictionary.
 fn state(pickle: &Pickle) -> Result<Vec<(&str, usize)>, PthError> {
     let nested = ["model", "state_dict"].iter().find_map(|key| {
@@ -351,6 +370,15 @@ mod tests {
         .concat();
         let file = archive(&[("m/data.pkl", &pickle), ("m/data/0", &floats)]);
         assert_eq!(flat(&file, "w")[5], 5.0);
+    }
+
+    #[test]
+    fn halves_go_there_and_back() {
+        for half in (0..=u16::MAX).filter(|h| h & 0x7c00 != 0x7c00) {
+            assert_eq!(f32_to_half(half_to_f32(half)), half);
+        }
+        // Ties to even, out of range, and half of the least subnormal.
+        assert_eq!([1.000_488_3, 1.001_464_8, 1e9, -1e9, 2.980_232_2e-8].map(f32_to_half), [0x3c00, 0x3c02, 0x7bff, 0xfbff, 0]);
     }
 
     /// Reads everything a file offers; only a panic or a hang would fail.

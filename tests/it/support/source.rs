@@ -12,8 +12,16 @@ pub struct File {
 impl File {
     /// Numbered lines up to the tests at the foot.
     pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let end = self.lines.iter().position(|line| line.starts_with("#[cfg(test)]")).unwrap_or(self.lines.len());
-        self.lines[..end].iter().enumerate().map(|(n, line)| (n + 1, line.as_str())).filter(|(_, line)| !line.trim_start().starts_with("//"))
+        let end = self
+            .lines
+            .iter()
+            .position(|line| line.starts_with("#[cfg(test)]"))
+            .unwrap_or(self.lines.len());
+        self.lines[..end]
+            .iter()
+            .enumerate()
+            .map(|(n, line)| (n + 1, line.as_str()))
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
     /// Every function with its length, by the indentation of its closing brace (rustfmt guarantees it).
@@ -21,7 +29,13 @@ impl File {
         let mut found = Vec::new();
         for (n, line) in self.lines.iter().enumerate() {
             let trimmed = line.trim_start();
-            let Some((_, after)) = trimmed.split_once("fn ").filter(|(before, _)| before.split(' ').all(|word| ["", "pub", "async", "const", "unsafe", "pub(crate)", "pub(super)"].contains(&word))) else { continue };
+            let Some((_, after)) = trimmed.split_once("fn ").filter(|(before, _)| {
+                before
+                    .split(' ')
+                    .all(|word| ["", "pub", "async", "const", "unsafe", "pub(crate)", "pub(super)"].contains(&word))
+            }) else {
+                continue;
+            };
             let indent = &line[..line.len() - trimmed.len()];
             let close = format!("{indent}}}");
             if let Some(length) = self.lines[n..].iter().position(|l| *l == close) {
@@ -39,7 +53,9 @@ fn root() -> PathBuf {
 /// The modules in the order of `lib.rs`.
 pub fn modules() -> Vec<String> {
     let text = std::fs::read_to_string(root().join("lib.rs")).unwrap();
-    text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';').map(String::from)).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';').map(String::from))
+        .collect()
 }
 
 /// Every source file of the library.
@@ -51,7 +67,10 @@ pub fn files() -> Vec<File> {
 }
 
 fn collect(dir: &Path, files: &mut Vec<File>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -61,7 +80,11 @@ fn collect(dir: &Path, files: &mut Vec<File>) {
             let first = relative.components().next().unwrap().as_os_str().to_string_lossy();
             let module = first.trim_end_matches(".rs").to_string();
             let text = std::fs::read_to_string(&path).unwrap();
-            files.push(File { path: relative.display().to_string(), module, lines: text.lines().map(String::from).collect() });
+            files.push(File {
+                path: relative.display().to_string(),
+                module,
+                lines: text.lines().map(String::from).collect(),
+            });
         }
     }
 }
