@@ -1,7 +1,8 @@
 //! Upper layer (PS3.8) and DIMSE (PS3.7) over TCP. Knows no hospital logic.
 //!
 //! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`negotiation`] the choice of
-//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others.
+//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others
+//! (`outgoing`: the objects it sends).
 //!
 //! P-DATA is parsed here rather than through a library reader, because a PDV is handed on as a slice of the receive buffer: no
 //! object is ever held in memory, and a length field is compared with its limit before anything is reserved for it.
@@ -12,11 +13,7 @@ pub mod negotiation;
 pub mod association;
 pub mod dimse;
 pub mod scu;
-
-/// Ours in every A-ASSOCIATE (PS3.7 D.3.3.2), under the `2.25` root.
-pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.197283406125733814970623841159267048377";
-/// At most 16 characters (PS3.7 D.3.3.2.3).
-pub const IMPLEMENTATION_VERSION_NAME: &str = concat!("MEDLSAMD_", env!("CARGO_PKG_VERSION"));
+mod outgoing;
 
 /// A stranger's text for a log line: short, and without control characters.
 pub fn printable(text: &str) -> String {

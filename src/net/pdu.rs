@@ -308,8 +308,16 @@ fn fixed_part(kind: u8, called_ae: &str, calling_ae: &str) -> Vec<u8> {
 fn push_user_information(out: &mut Vec<u8>, max_pdu: u32) {
     let mut item = Vec::new();
     push_item(&mut item, 0x51, &max_pdu.to_be_bytes());
-    push_item(&mut item, 0x52, crate::net::IMPLEMENTATION_CLASS_UID.as_bytes());
-    push_item(&mut item, 0x55, crate::net::IMPLEMENTATION_VERSION_NAME.as_bytes());
+    push_item(
+        &mut item,
+        0x52,
+        crate::dicom::part10::IMPLEMENTATION_CLASS_UID.as_bytes(),
+    );
+    push_item(
+        &mut item,
+        0x55,
+        crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.as_bytes(),
+    );
     push_item(out, 0x50, &item);
 }
 
@@ -350,7 +358,7 @@ mod tests {
                 },
             ],
             max_pdu: 16_384,
-            implementation_version_name: crate::net::IMPLEMENTATION_VERSION_NAME.into(),
+            implementation_version_name: crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.into(),
         }
     }
 
@@ -420,7 +428,7 @@ mod tests {
 
     #[test]
     fn the_version_name_fits_its_field() {
-        assert!(crate::net::IMPLEMENTATION_VERSION_NAME.len() <= 16);
-        assert!(crate::dicom::uid::Uid::parse(crate::net::IMPLEMENTATION_CLASS_UID).is_ok());
+        assert!(crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.len() <= 16);
+        assert!(crate::dicom::uid::Uid::parse(crate::dicom::part10::IMPLEMENTATION_CLASS_UID).is_ok());
     }
 }

@@ -3,17 +3,14 @@
 use crate::dicom::ae::{Address, AeTitle};
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
-use crate::net::association::{Association, Message, push_fragment};
+use crate::net::association::{Association, Message};
 use crate::net::dimse::{Command, Operation, Request, Response};
 use crate::net::negotiation::{ACCEPTANCE, Context};
+use crate::net::outgoing::{Data, open, prepare};
 use crate::net::pdu::{self, AbortReason, AssociateAccept, AssociateRequest, Proposed, Reject};
 use crate::net::transport::{Broken, Transport};
-use dicom::object::{FileMetaTable, OpenFileOptions};
-use dicom::transfer_syntax::entries;
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -87,7 +84,7 @@ pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuErro
             }));
             continue;
         };
-        let data = match open(object, &context).await {
+        let data = match open(object, &context.transfer_syntax).await {
             Ok(data) => data,
             Err(error) => {
                 answers.push(Err(error));
@@ -202,7 +199,7 @@ async fn associate(dial: &Dial, contexts: Vec<Proposed>) -> Result<Association, 
         application_context: pdu::APPLICATION_CONTEXT.into(),
         contexts,
         max_pdu: MAX_PDU,
-        implementation_version_name: crate::net::IMPLEMENTATION_VERSION_NAME.into(),
+        implementation_version_name: crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.into(),
     };
     match negotiate(&mut transport, &request).await {
         Ok(Ok(accept)) => {
@@ -271,81 +268,6 @@ fn accepted(proposed: &[Proposed], accept: &AssociateAccept) -> Vec<Context> {
     proposed.iter().filter_map(context).collect()
 }
 
-/// A data set on its way out.
-enum Data {
-    /// The rest of a file after its file meta group, byte by byte as kept.
-    Kept(BufReader<File>),
-    /// Re-encoded.
-    Recoded(io::Cursor<Vec<u8>>),
-}
-
-impl Read for Data {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Kept(file) => file.read(buffer),
-            Self::Recoded(bytes) => bytes.read(buffer),
-        }
-    }
-}
-
-/// Opens an object and checks that the file is the one the caller believes it to be.
-async fn open(object: &Outgoing, context: &Context) -> Result<Data, ScuError> {
-    let (object, syntax) = (object.clone(), context.transfer_syntax.clone());
-    let path = object.path.clone();
-    let outcome = tokio::task::spawn_blocking(move || open_blocking(&object, &syntax)).await;
-    outcome
-        .unwrap_or_else(|panic| Err(panic.to_string()))
-        .map_err(|cause| ScuError::File { path, cause })
-}
-
-fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
-    let mut file = BufReader::new(File::open(&object.path).map_err(|error| error.to_string())?);
-    let mut preamble = [0; 128];
-    file.read_exact(&mut preamble)
-        .map_err(|error| format!("no Part 10 preamble: {error}"))?;
-    let meta = FileMetaTable::from_reader(&mut file).map_err(|error| error.to_string())?;
-    let checks = [
-        (
-            "SOP class",
-            meta.media_storage_sop_class_uid.as_str(),
-            &object.sop_class_uid,
-        ),
-        (
-            "SOP instance",
-            meta.media_storage_sop_instance_uid.as_str(),
-            &object.sop_instance_uid,
-        ),
-        (
-            "transfer syntax",
-            meta.transfer_syntax.as_str(),
-            &object.transfer_syntax_uid,
-        ),
-    ];
-    for (what, found, expected) in checks {
-        let found = found.trim_end_matches(['\0', ' ']);
-        if found != expected.as_str() {
-            return Err(format!("its {what} is {found:?}, expected {expected}"));
-        }
-    }
-    if *syntax == object.transfer_syntax_uid {
-        Ok(Data::Kept(file))
-    } else {
-        recode(&object.path)
-    }
-}
-
-/// Explicit to implicit VR, for peers that take nothing else. Whole in memory; the objects are our own results.
-fn recode(path: &Path) -> Result<Data, String> {
-    let object = OpenFileOptions::new()
-        .open_file(path)
-        .map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    object
-        .write_dataset_with_ts(&mut bytes, &entries::IMPLICIT_VR_LITTLE_ENDIAN.erased())
-        .map_err(|error| error.to_string())?;
-    Ok(Data::Recoded(io::Cursor::new(bytes)))
-}
-
 /// Sends one object and waits for its status.
 async fn send(
     dial: &Dial,
@@ -390,46 +312,6 @@ async fn send(
     Ok(response.status)
 }
 
-/// Reads ahead this much for one write.
-const WRITE_BYTES: usize = 1 << 18;
-
-/// The next P-DATA-TFs of a data set, about [`WRITE_BYTES`] of them, and whether they are the last.
-async fn prepare(mut data: Data, fragment_bytes: usize, context_id: u8) -> Result<(Data, Vec<u8>, bool), String> {
-    let work = move || {
-        let count = (WRITE_BYTES / fragment_bytes).max(1) * fragment_bytes;
-        let mut chunk = Vec::with_capacity(count);
-        data.by_ref().take(count as u64).read_to_end(&mut chunk)?;
-        let is_last = chunk.len() < count || at_end(&mut data)?;
-        let mut prepared = Vec::with_capacity(chunk.len() + 12 * (chunk.len() / fragment_bytes + 1));
-        let mut fragments = chunk.chunks(fragment_bytes).peekable();
-        if fragments.peek().is_none() {
-            push_fragment(&mut prepared, context_id, false, true, &[]);
-        }
-        while let Some(fragment) = fragments.next() {
-            push_fragment(
-                &mut prepared,
-                context_id,
-                false,
-                is_last && fragments.peek().is_none(),
-                fragment,
-            );
-        }
-        Ok((data, prepared, is_last))
-    };
-    let outcome: io::Result<_> = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|panic| panic.to_string())?;
-    outcome.map_err(|error| error.to_string())
-}
-
-fn at_end(data: &mut Data) -> io::Result<bool> {
-    use std::io::BufRead;
-    match data {
-        Data::Kept(file) => Ok(file.fill_buf()?.is_empty()),
-        Data::Recoded(bytes) => Ok(bytes.fill_buf()?.is_empty()),
-    }
-}
-
 /// Waits for the response to `request`.
 async fn response(association: &mut Association, request: &Request) -> Result<Response, Broken> {
     let expected = request.answer(Status::SUCCESS, "");
@@ -448,5 +330,72 @@ async fn response(association: &mut Association, request: &Request) -> Result<Re
             AbortReason::UnexpectedPdu,
             "A-RELEASE-RQ instead of an answer",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(class: &str, syntax: &str) -> Outgoing {
+        let uid = |text| Uid::parse(text).unwrap();
+        Outgoing {
+            sop_class_uid: uid(class),
+            sop_instance_uid: uid("1.2.3"),
+            transfer_syntax_uid: uid(syntax),
+            path: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn every_class_is_proposed_once_with_its_own_syntax_and_implicit_vr_only_where_we_can_make_it() {
+        let jpeg_ls = "1.2.840.10008.1.2.4.80";
+        let objects = [
+            object("1.1", EXPLICIT_VR_LE),
+            object("1.1", EXPLICIT_VR_LE),
+            object("1.2", jpeg_ls),
+        ];
+        let contexts = contexts_for(&objects);
+        let got: Vec<_> = contexts
+            .iter()
+            .map(|c| (c.id, c.abstract_syntax.as_str(), c.transfer_syntaxes[0].as_str()))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                (1, "1.1", IMPLICIT_VR_LE),
+                (3, "1.1", EXPLICIT_VR_LE),
+                (5, "1.2", jpeg_ls)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_ids_stay_odd_and_within_a_byte() {
+        let objects: Vec<_> = (0..200).map(|n| object(&format!("1.{n}"), EXPLICIT_VR_LE)).collect();
+        let contexts = contexts_for(&objects);
+        assert_eq!((contexts.len(), contexts.last().unwrap().id), (128, 255));
+    }
+
+    #[test]
+    fn only_what_was_proposed_counts_as_accepted() {
+        let proposed = contexts_for(&[object("1.1", EXPLICIT_VR_LE)]);
+        let answer = |id, result, syntax: &str| pdu::Answered {
+            id,
+            result,
+            transfer_syntax: syntax.into(),
+        };
+        let accept = |contexts| AssociateAccept {
+            contexts,
+            ..AssociateAccept::default()
+        };
+        let refused = accept(vec![
+            answer(1, 3, IMPLICIT_VR_LE),
+            answer(5, 0, EXPLICIT_VR_LE),
+            answer(3, 0, "1.2.3"),
+        ]);
+        assert_eq!(accepted(&proposed, &refused), []);
+        let taken = accepted(&proposed, &accept(vec![answer(3, 0, EXPLICIT_VR_LE)]));
+        assert_eq!(taken.iter().map(|c| c.id).collect::<Vec<_>>(), [3]);
     }
 }

@@ -114,9 +114,11 @@ impl<R: Receiver> Session<R> {
             return part(Parting::Transport(transport), broken).await;
         }
         let mut association = Association::new(transport, contexts, max_pdu, request.max_pdu);
-        let spooler = Spooler::start(self.receiver.clone(), self.id);
+        let mut spooler = Spooler::start(self.receiver.clone(), self.id);
         let mut tally = Tally::default();
-        let end = self.converse(&mut association, &spooler, &calling, &mut tally).await;
+        let end = self
+            .converse(&mut association, &mut spooler, &calling, &mut tally)
+            .await;
         self.end(association, spooler, end, &tally).await;
     }
 
@@ -154,7 +156,7 @@ impl<R: Receiver> Session<R> {
     async fn converse(
         &mut self,
         association: &mut Association,
-        spooler: &Spooler<R>,
+        spooler: &mut Spooler<R>,
         calling: &AeTitle,
         tally: &mut Tally,
     ) -> End {
@@ -193,7 +195,7 @@ impl<R: Receiver> Session<R> {
     async fn answer(
         &self,
         association: &mut Association,
-        spooler: &Spooler<R>,
+        spooler: &mut Spooler<R>,
         calling: &AeTitle,
         context: &Context,
         request: &Request,
@@ -269,7 +271,7 @@ impl<R: Receiver> Session<R> {
     async fn store(
         &self,
         association: &mut Association,
-        spooler: &Spooler<R>,
+        spooler: &mut Spooler<R>,
         context: &Context,
         request: &Request,
         claim: Claim,

@@ -7,16 +7,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::error;
 
-/// Fragments on their way to disk. Each is at most one PDU, so this bounds the memory of an association; when the disk is slower
-/// than the network the peer is held back by TCP.
-const DEPTH: usize = 4;
+/// Fragments are handed over in batches, because each hand-over wakes a thread, which on a machine busy with inference takes longer
+/// than the write. A batch has at most one PDU more than this.
+const BATCH_BYTES: usize = 1 << 18;
+/// Tiny fragments cost more than their bytes.
+const BATCH_FRAGMENTS: usize = 256;
+/// Batches on their way to disk. Bounds the memory of an association; when the disk is slower than the network the peer is held
+/// back by TCP.
+const DEPTH: usize = 2;
 
 enum Step<R: Receiver> {
     Begin(Claim),
-    Write(Bytes),
+    Write(Vec<Bytes>),
     /// Drops what was written; the object is answered with this.
     Spoil(IntakeError),
-    Finish(oneshot::Sender<Result<R::Receipt, IntakeError>>),
+    /// Writes the rest and makes it durable.
+    Finish(Vec<Bytes>, oneshot::Sender<Result<R::Receipt, IntakeError>>),
     Close(oneshot::Sender<Result<(), IntakeError>>),
 }
 
@@ -30,6 +36,9 @@ pub struct Dead;
 pub struct Spooler<R: Receiver> {
     steps: mpsc::Sender<Step<R>>,
     thread: JoinHandle<()>,
+    /// Not yet handed over.
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
 }
 
 impl<R: Receiver> Spooler<R> {
@@ -40,26 +49,44 @@ impl<R: Receiver> Spooler<R> {
             let _entered = span.enter();
             spool(&receiver, association, inbox);
         });
-        Self { steps, thread }
+        Self {
+            steps,
+            thread,
+            batch: Vec::new(),
+            batch_bytes: 0,
+        }
     }
 
     pub async fn begin(&self, claim: Claim) -> Result<(), Dead> {
         self.send(Step::Begin(claim)).await
     }
 
-    pub async fn write(&self, bytes: Bytes) -> Result<(), Dead> {
-        self.send(Step::Write(bytes)).await
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Dead> {
+        self.batch_bytes += bytes.len();
+        self.batch.push(bytes);
+        if self.batch_bytes < BATCH_BYTES && self.batch.len() < BATCH_FRAGMENTS {
+            return Ok(());
+        }
+        let batch = self.take_batch();
+        self.send(Step::Write(batch)).await
     }
 
-    pub async fn spoil(&self, cause: IntakeError) -> Result<(), Dead> {
+    pub async fn spoil(&mut self, cause: IntakeError) -> Result<(), Dead> {
+        self.take_batch();
         self.send(Step::Spoil(cause)).await
     }
 
     /// Waits until the object is durable, or says why it was not taken: an error met at any step since `begin`.
-    pub async fn finish(&self) -> Result<Result<R::Receipt, IntakeError>, Dead> {
+    pub async fn finish(&mut self) -> Result<Result<R::Receipt, IntakeError>, Dead> {
         let (reply, answer) = oneshot::channel();
-        self.send(Step::Finish(reply)).await?;
+        let batch = self.take_batch();
+        self.send(Step::Finish(batch, reply)).await?;
         answer.await.map_err(|_| Dead)
+    }
+
+    fn take_batch(&mut self) -> Vec<Bytes> {
+        self.batch_bytes = 0;
+        std::mem::take(&mut self.batch)
     }
 
     /// Closes the association at the intake and waits for it.
@@ -125,14 +152,10 @@ fn spool<R: Receiver>(receiver: &R, association: AssociationId, mut inbox: mpsc:
     while let Some(step) = inbox.blocking_recv() {
         state = match (step, state) {
             (Step::Begin(claim), _) => receiver.begin(claim).map_or_else(State::Failed, State::Open),
-            (Step::Write(bytes), State::Open(mut spool)) => match R::write(&mut spool, &bytes) {
-                Ok(()) => State::Open(spool),
-                Err(error) => State::Failed(error),
-            },
-            (Step::Write(_), unchanged) => unchanged,
+            (Step::Write(batch), state) => write::<R>(state, &batch),
             (Step::Spoil(cause), _) => State::Failed(cause),
-            (Step::Finish(reply), state) => {
-                let outcome = match state {
+            (Step::Finish(batch, reply), state) => {
+                let outcome = match write::<R>(state, &batch) {
                     State::Open(spool) => R::finish(spool),
                     State::Failed(error) => Err(error),
                     State::Idle => Err(IntakeError::CannotUnderstand("no object was begun".into())),
@@ -147,5 +170,13 @@ fn spool<R: Receiver>(receiver: &R, association: AssociationId, mut inbox: mpsc:
                 return;
             }
         };
+    }
+}
+
+fn write<R: Receiver>(state: State<R::Spool>, batch: &[Bytes]) -> State<R::Spool> {
+    let State::Open(mut spool) = state else { return state };
+    match batch.iter().try_for_each(|bytes| R::write(&mut spool, bytes)) {
+        Ok(()) => State::Open(spool),
+        Err(error) => State::Failed(error),
     }
 }
