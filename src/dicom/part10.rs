@@ -267,7 +267,11 @@ mod tests {
         for length in 0..head.len() {
             // A cut between two elements can not be told from a short group: what follows it is then an empty data set.
             match read_meta(&mut Cursor::new(&head[..length])) {
-                Ok(meta) => assert_eq!((meta.data_set_offset, meta.data_set_length), (length as u64, None)),
+                Ok(meta) => {
+                    // A lone byte of the next tag is too little to be told from a data set.
+                    assert!(length as u64 - meta.data_set_offset <= 1, "{length}");
+                    assert_eq!(meta.data_set_length, None);
+                }
                 Err(Part10Error::Malformed(_)) => {}
                 Err(Part10Error::Io(error)) => panic!("{length}: {error}"),
             }
