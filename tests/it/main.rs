@@ -7,3 +7,4 @@ mod settings;
 mod network;
 mod network_peers;
 mod localising;
+mod localising_measured;
