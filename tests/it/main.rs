@@ -13,3 +13,5 @@ mod localising;
 mod main_job;
 mod intake;
 mod recovery;
+mod localising_measured;
+mod service;
