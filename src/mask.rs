@@ -32,7 +32,11 @@ impl Mask {
         let [i, j, k] = bounds?;
         let voxels = block.slice(s![k[0]..=k[1], j[0]..=j[1], i[0]..=i[1]]).to_owned();
         let offset = [offset[0] + i[0], offset[1] + j[0], offset[2] + k[0]];
-        Some(Self { structure, offset, voxels })
+        Some(Self {
+            structure,
+            offset,
+            voxels,
+        })
     }
 
     pub fn voxel_count(&self) -> usize {
@@ -153,9 +157,20 @@ mod tests {
 
     #[test]
     fn the_largest_piece_is_joined_by_faces_only() {
-        let mut voxels = block(&[&["##..", "..#.", "...#"], &["....", "..#.", "...#"], &["....", "..#.", "...."]]);
+        let mut voxels = block(&[
+            &["##..", "..#.", "...#"],
+            &["....", "..#.", "...#"],
+            &["....", "..#.", "...."],
+        ]);
         assert_eq!(keep_largest_piece(&mut voxels), 4);
-        assert_eq!(voxels, block(&[&["....", "..#.", "...."], &["....", "..#.", "...."], &["....", "..#.", "...."]]));
+        assert_eq!(
+            voxels,
+            block(&[
+                &["....", "..#.", "...."],
+                &["....", "..#.", "...."],
+                &["....", "..#.", "...."]
+            ])
+        );
         let mut empty = block(&[&["..", ".."]]);
         assert_eq!(keep_largest_piece(&mut empty), 0);
     }

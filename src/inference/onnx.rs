@@ -96,7 +96,10 @@ mod tests {
         let wanted = external_initialisers(ENCODER).unwrap();
         assert_eq!(wanted.len(), 271);
         assert_eq!(wanted["image_encoder.patch_embed.seq.0.c.weight"], [32, 3, 1, 1]);
-        assert_eq!(wanted["image_encoder.layers.2.blocks.5.attn.attention_biases"], [5, 196]);
+        assert_eq!(
+            wanted["image_encoder.layers.2.blocks.5.attn.attention_biases"],
+            [5, 196]
+        );
     }
 
     #[test]

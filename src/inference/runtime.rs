@@ -57,7 +57,10 @@ impl Runtime {
     /// Loads `libonnxruntime` from `library`. Later calls get the same environment; one that names another library is an error.
     pub fn load(library: &Path, choice: &Choice) -> Result<Self, InferenceError> {
         provider::order(choice)?;
-        Ok(Self { loaded: library::load(library, choice.threads)?, choice: choice.clone() })
+        Ok(Self {
+            loaded: library::load(library, choice.threads)?,
+            choice: choice.clone(),
+        })
     }
 
     /// Version text of the loaded library.
@@ -68,7 +71,10 @@ impl Runtime {
     /// What each provider answers when asked to really load, for `check`: name → `Ok` or the library's own words.
     pub fn probe(&self) -> Vec<(String, Result<(), String>)> {
         let ask = |provider: Provider| self.builder(provider, None).map(drop).map_err(|e| e.to_string());
-        Provider::ALL.into_iter().map(|p| (p.name().to_owned(), ask(p))).collect()
+        Provider::ALL
+            .into_iter()
+            .map(|p| (p.name().to_owned(), ask(p)))
+            .collect()
     }
 
     /// A session for a graph held in memory; `weights` are given to initialisers by name. Providers are tried in order until
@@ -91,20 +97,33 @@ impl Runtime {
                         warnings,
                     };
                     assignment.log();
-                    return Ok(Session { assignment, busy: Duration::ZERO, inner });
+                    return Ok(Session {
+                        assignment,
+                        busy: Duration::ZERO,
+                        inner,
+                    });
                 }
                 // The processor runs any valid graph, so a failure there is the model's.
                 Err(problem) if provider == Provider::Cpu => {
-                    return Err(InferenceError::Model { model: name.to_owned(), problem });
+                    return Err(InferenceError::Model {
+                        model: name.to_owned(),
+                        problem,
+                    });
                 }
                 Err(cause) if named && self.choice.strict => {
-                    return Err(InferenceError::Provider { provider: provider.name().to_owned(), cause });
+                    return Err(InferenceError::Provider {
+                        provider: provider.name().to_owned(),
+                        cause,
+                    });
                 }
                 Err(cause) => passed_over.push(format!("{}: {cause}", provider.name())),
             }
         }
         let cause = passed_over.join("; ");
-        Err(InferenceError::Provider { provider: self.choice.providers.join(", "), cause })
+        Err(InferenceError::Provider {
+            provider: self.choice.providers.join(", "),
+            cause,
+        })
     }
 
     fn builder(&self, provider: Provider, engines: Option<&Path>) -> Result<SessionBuilder, ort::Error> {
@@ -128,14 +147,18 @@ impl Runtime {
         };
         let mut builder = self.builder(provider, engines.as_deref()).map_err(text)?;
         for (name, value) in weights {
-            builder = builder.with_external_initializer(name, Arc::clone(value)).map_err(|e| e.to_string())?;
+            builder = builder
+                .with_external_initializer(name, Arc::clone(value))
+                .map_err(|e| e.to_string())?;
         }
         let session = builder.commit_from_memory(graph).map_err(text)?;
         let nodes = provider::assigned_nodes(&session)?;
         let total: usize = nodes.values().sum();
         let on_cpu = nodes.get(Provider::Cpu.name()).copied().unwrap_or(0);
         if provider != Provider::Cpu && 2 * on_cpu >= total {
-            return Err(format!("it loads, but the runtime left {on_cpu} of {total} graph nodes to the processor"));
+            return Err(format!(
+                "it loads, but the runtime left {on_cpu} of {total} graph nodes to the processor"
+            ));
         }
         Ok((session, nodes))
     }
@@ -153,7 +176,10 @@ fn shared(model: &str, weights: Vec<Weight>) -> Result<Vec<(String, Arc<DynValue
         let data = tensor.as_standard_layout().into_owned().into_raw_vec_and_offset().0;
         match Tensor::from_array((shape, data)) {
             Ok(tensor) => Ok((name, Arc::new(tensor.into_dyn()))),
-            Err(e) => Err(InferenceError::Model { model: model.to_owned(), problem: format!("weight {name}: {e}") }),
+            Err(e) => Err(InferenceError::Model {
+                model: model.to_owned(),
+                problem: format!("weight {name}: {e}"),
+            }),
         }
     };
     weights.into_iter().map(value).collect()
@@ -161,12 +187,7 @@ fn shared(model: &str, weights: Vec<Weight>) -> Result<Vec<(String, Arc<DynValue
 
 /// TensorRT names cached engines by the graph alone, so each set of weights gets a directory of its own: an engine built from
 /// other weights must never be taken.
-fn engine_dir(
-    cache: &Path,
-    name: &str,
-    graph: &[u8],
-    weights: &[(String, Arc<DynValue>)],
-) -> Result<PathBuf, String> {
+fn engine_dir(cache: &Path, name: &str, graph: &[u8], weights: &[(String, Arc<DynValue>)]) -> Result<PathBuf, String> {
     let mut hash = Sha256::new();
     hash.update(graph);
     for (name, value) in weights {
@@ -223,19 +244,26 @@ impl Session {
     /// Runs the model; outputs come in the order of `outputs`.
     pub fn run(&mut self, inputs: &[(&str, Feed<'_>)], outputs: &[&str]) -> Result<Vec<ArrayD<f32>>, InferenceError> {
         let model = self.assignment.model.clone();
-        self.run_inner(inputs, outputs).map_err(|e| InferenceError::Run { model, cause: e.to_string() })
+        self.run_inner(inputs, outputs).map_err(|e| InferenceError::Run {
+            model,
+            cause: e.to_string(),
+        })
     }
 
     fn run_inner(&mut self, inputs: &[(&str, Feed<'_>)], outputs: &[&str]) -> Result<Vec<ArrayD<f32>>, ort::Error> {
         let laid: Vec<(&str, Laid<'_>)> = inputs.iter().map(|(name, feed)| (*name, Laid::from(feed))).collect();
-        let feeds = laid.iter().map(|(name, laid)| Ok((Cow::Borrowed(*name), laid.value()?)));
+        let feeds = laid
+            .iter()
+            .map(|(name, laid)| Ok((Cow::Borrowed(*name), laid.value()?)));
         let feeds: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = feeds.collect::<Result<_, ort::Error>>()?;
         let start = Instant::now();
         let produced = self.inner.run(feeds);
         self.busy += start.elapsed();
         let produced = produced?;
         let output = |name: &&str| {
-            let value = produced.get(name).ok_or_else(|| ort::Error::new(format!("no output {name}")))?;
+            let value = produced
+                .get(name)
+                .ok_or_else(|| ort::Error::new(format!("no output {name}")))?;
             Ok(value.try_extract_array::<f32>()?.into_owned())
         };
         outputs.iter().map(output).collect()

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod link;
+mod plane;
 mod prepare;
 
 use crate::inference::model::Manifest;
@@ -16,7 +17,8 @@ use crate::localise::Located;
 use crate::mask::Mask;
 use crate::progress::Progress;
 use crate::segment::assemble::Scene;
-use crate::segment::link::{Keys, Rect, Rules, Sweep, Track};
+use crate::segment::link::{Keys, Rules, Sweep, Track};
+use crate::segment::plane::Rect;
 use crate::segment::prepare::{Frame, PLANE, Recipe, View};
 use crate::structure::{Structure, Window};
 use crate::volume::Volume;
@@ -55,7 +57,10 @@ pub struct Outlined {
 pub enum Outline {
     Outlined(Outlined),
     /// The network outlined nothing there.
-    Empty { structure: &'static Structure, reason: String },
+    Empty {
+        structure: &'static Structure,
+        reason: String,
+    },
 }
 
 impl Segmenter {
@@ -74,12 +79,20 @@ impl Segmenter {
             .map_err(|e| manifest.refuse(format!("{} is not a checkpoint we read: {e}", manifest.file.display())))?;
         let session = |part: &str| {
             let graph = manifest.companion(part)?;
-            let wanted = onnx::external_initialisers(&graph).ok_or_else(|| manifest.refuse(format!("{part} graph is damaged")))?;
+            let wanted = onnx::external_initialisers(&graph)
+                .ok_or_else(|| manifest.refuse(format!("{part} graph is damaged")))?;
             let weights = manifest.weights(&checkpoint, &wanted.into_iter().collect::<Vec<_>>())?;
             runtime.session(&format!("{} {part}", manifest.name), &graph, weights)
         };
         let (encoder, decoder) = (session("encoder")?, session("decoder")?);
-        Ok(Self { manifest, encoder, decoder, recipe, rules, limits })
+        Ok(Self {
+            manifest,
+            encoder,
+            decoder,
+            recipe,
+            rules,
+            limits,
+        })
     }
 
     /// Outlines every located structure on the stored grid, in the order of `located`. Each slice is encoded once per window for
@@ -92,17 +105,30 @@ impl Segmenter {
     ) -> Result<Vec<Outline>, InferenceError> {
         let view = View::of(&volume.grid);
         let frame = Frame::new(view.size, &self.recipe);
-        let scene = Scene { view, frame, keys: Keys::new(&volume.grid, self.rules.encode_step_mm) };
+        let scene = Scene {
+            view,
+            frame,
+            keys: Keys::new(&volume.grid, self.rules.encode_step_mm),
+        };
         let track = |located| Track::new(located, &volume.grid, &view, &frame, &scene.keys, &self.rules);
         let mut tracks: Vec<Option<Track<'_>>> = located.iter().map(track).collect();
         self.follow(volume, &scene, tracks.iter_mut().flatten().collect(), progress)?;
 
         let mut made: BTreeMap<usize, Outlined> = BTreeMap::new();
-        let (places, tracks): (Vec<_>, Vec<_>) =
-            tracks.into_iter().enumerate().filter_map(|(place, track)| Some((place, track?))).unzip();
+        let (places, tracks): (Vec<_>, Vec<_>) = tracks
+            .into_iter()
+            .enumerate()
+            .filter_map(|(place, track)| Some((place, track?)))
+            .unzip();
         for ((place, track), mask) in places.iter().zip(&tracks).zip(assemble::assemble(&scene, &tracks)) {
             if let Some(mask) = mask.filter(|mask| mask.voxel_count() >= self.limits.min_voxels) {
-                made.insert(*place, Outlined { mask, predicted_iou: track.predicted_iou() });
+                made.insert(
+                    *place,
+                    Outlined {
+                        mask,
+                        predicted_iou: track.predicted_iou(),
+                    },
+                );
             }
         }
         let outline = |(place, located): (usize, &Located)| match made.remove(&place) {
@@ -131,7 +157,12 @@ impl Segmenter {
         for track in tracks {
             windows.entry(track.located.structure.window).or_default().push(track);
         }
-        let keys = |tracks: &[&mut Track<'_>]| tracks.iter().flat_map(|t| t.keys().iter().copied()).collect::<BTreeSet<_>>();
+        let keys = |tracks: &[&mut Track<'_>]| {
+            tracks
+                .iter()
+                .flat_map(|t| t.keys().iter().copied())
+                .collect::<BTreeSet<_>>()
+        };
         let total = windows.values().map(|tracks| keys(tracks).len()).sum();
         progress.stage("segment", total);
         let mut done = 0;
@@ -139,8 +170,11 @@ impl Segmenter {
             let slices: Vec<usize> = keys(&tracks).into_iter().collect();
             let mut embeddings = Embeddings::new(self.limits.embeddings);
             for sweep in [Sweep::Up, Sweep::Down] {
-                let order: Box<dyn Iterator<Item = &usize>> =
-                    if sweep == Sweep::Up { Box::new(slices.iter()) } else { Box::new(slices.iter().rev()) };
+                let order: Box<dyn Iterator<Item = &usize>> = if sweep == Sweep::Up {
+                    Box::new(slices.iter())
+                } else {
+                    Box::new(slices.iter().rev())
+                };
                 for k in order.copied() {
                     if progress.cancelled() {
                         return Err(InferenceError::Cancelled);
@@ -173,7 +207,9 @@ impl Segmenter {
         }
         let slice = volume.hu.index_axis(Axis(0), k);
         let image = prepare::image(&self.recipe, &scene.view, &scene.frame, window, slice).into_dyn();
-        let mut output = self.encoder.run(&[("image", Feed::F32(image.view()))], &["embedding"])?;
+        let mut output = self
+            .encoder
+            .run(&[("image", Feed::F32(image.view()))], &["embedding"])?;
         let embedding = output.remove(0);
         embeddings.put(k, &embedding);
         Ok(embedding)
@@ -204,10 +240,20 @@ impl Segmenter {
         Ok(())
     }
 
-    fn decode(&mut self, scene: &Scene, embedding: &ArrayD<f32>, boxes: &[Rect]) -> Result<Vec<(Array2<f32>, f32)>, InferenceError> {
-        let corner = |rect: &Rect| [rect.min[0], rect.min[1], rect.max[0], rect.max[1]].map(|v| scene.frame.to_image(v) as f32);
+    fn decode(
+        &mut self,
+        scene: &Scene,
+        embedding: &ArrayD<f32>,
+        boxes: &[Rect],
+    ) -> Result<Vec<(Array2<f32>, f32)>, InferenceError> {
+        let corner =
+            |rect: &Rect| [rect.min[0], rect.min[1], rect.max[0], rect.max[1]].map(|v| scene.frame.to_image(v) as f32);
         let flat = boxes.iter().flat_map(corner).collect::<Array1<f32>>();
-        let boxes_fed = flat.to_shape((boxes.len(), 4)).map_err(|e| self.unexpected(&e.to_string()))?.into_owned().into_dyn();
+        let boxes_fed = flat
+            .to_shape((boxes.len(), 4))
+            .map_err(|e| self.unexpected(&e.to_string()))?
+            .into_owned()
+            .into_dyn();
         let index = Array1::<i64>::zeros(boxes.len()).into_dyn();
         let inputs = [
             ("embedding", Feed::F32(embedding.view())),
@@ -215,11 +261,16 @@ impl Segmenter {
             ("index", Feed::I64(index.view())),
         ];
         let outputs = self.decoder.run(&inputs, &["logits", "iou"])?;
-        let [logits, iou] = outputs.as_slice() else { return Err(self.unexpected("not two outputs")) };
+        let [logits, iou] = outputs.as_slice() else {
+            return Err(self.unexpected("not two outputs"));
+        };
         if logits.shape() != [boxes.len(), 1, PLANE, PLANE] || iou.len() != boxes.len() {
             return Err(self.unexpected(&format!("logits {:?} and iou {:?}", logits.shape(), iou.shape())));
         }
-        let logits = logits.view().into_dimensionality::<Ix4>().map_err(|e| self.unexpected(&e.to_string()))?;
+        let logits = logits
+            .view()
+            .into_dimensionality::<Ix4>()
+            .map_err(|e| self.unexpected(&e.to_string()))?;
         let finite = |v: &f32| v.is_finite();
         if !(logits.iter().all(finite) && iou.iter().all(finite)) {
             return Err(self.unexpected("numbers that are not finite"));
@@ -229,7 +280,10 @@ impl Segmenter {
     }
 
     fn unexpected(&self, what: &str) -> InferenceError {
-        InferenceError::Run { model: self.decoder.assignment.model.clone(), cause: format!("the decoder gives {what}") }
+        InferenceError::Run {
+            model: self.decoder.assignment.model.clone(),
+            cause: format!("the decoder gives {what}"),
+        }
     }
 }
 
@@ -245,7 +299,12 @@ struct Embeddings {
 
 impl Embeddings {
     fn new(capacity: usize) -> Self {
-        Self { capacity, seen: BTreeSet::new(), kept: BTreeMap::new(), order: Vec::new() }
+        Self {
+            capacity,
+            seen: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            order: Vec::new(),
+        }
     }
 
     fn get(&mut self, k: usize) -> Option<ArrayD<f32>> {
@@ -263,7 +322,13 @@ impl Embeddings {
             self.kept.remove(&oldest);
         }
         self.seen.insert(k);
-        self.kept.insert(k, (embedding.shape().to_vec(), embedding.iter().map(|v| pth::f32_to_half(*v)).collect()));
+        self.kept.insert(
+            k,
+            (
+                embedding.shape().to_vec(),
+                embedding.iter().map(|v| pth::f32_to_half(*v)).collect(),
+            ),
+        );
         self.order.push(k);
     }
 }

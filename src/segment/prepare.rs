@@ -35,24 +35,44 @@ impl View {
             let wanted = if axis == 2 { -1.0 } else { 1.0 };
             grid.directions[stored][axis] * wanted < 0.0
         });
-        Self { transposed, mirrored, size: [grid.size[columns], grid.size[rows]] }
+        Self {
+            transposed,
+            mirrored,
+            size: [grid.size[columns], grid.size[rows]],
+        }
     }
 
     /// The stored pixel `[i, j]` shown at column u, row v.
     pub fn stored(&self, uv: [usize; 2]) -> [usize; 2] {
-        let [u, v] = [0, 1].map(|a| if self.mirrored[a] { self.size[a] - 1 - uv[a] } else { uv[a] });
+        let [u, v] = [0, 1].map(|a| {
+            if self.mirrored[a] {
+                self.size[a] - 1 - uv[a]
+            } else {
+                uv[a]
+            }
+        });
         if self.transposed { [v, u] } else { [u, v] }
     }
 
     /// Where a (fractional) stored position `[i, j]` is shown.
     pub fn shown(&self, [i, j]: [f64; 2]) -> [f64; 2] {
         let uv = if self.transposed { [j, i] } else { [i, j] };
-        [0, 1].map(|a| if self.mirrored[a] { (self.size[a] - 1) as f64 - uv[a] } else { uv[a] })
+        [0, 1].map(|a| {
+            if self.mirrored[a] {
+                (self.size[a] - 1) as f64 - uv[a]
+            } else {
+                uv[a]
+            }
+        })
     }
 
     /// A stored slice `[j, i]` as the view `[v, u]`.
     pub fn turn<T: Copy>(&self, stored: ArrayView2<'_, T>) -> Array2<T> {
-        let mut view = if self.transposed { stored.reversed_axes() } else { stored };
+        let mut view = if self.transposed {
+            stored.reversed_axes()
+        } else {
+            stored
+        };
         view.invert_axis_if(1, self.mirrored[0]);
         view.invert_axis_if(0, self.mirrored[1]);
         view.to_owned()
@@ -74,7 +94,11 @@ impl<T> InvertIf for ArrayView2<'_, T> {
 /// The patient axis each stored axis runs along, each taken once, so that the fit over all three is best.
 pub fn dominant_axes(grid: &Grid) -> [usize; 3] {
     const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    let fit = |order: &[usize; 3]| (0..3).map(|stored| grid.directions[stored][order[stored]].abs()).sum::<f64>();
+    let fit = |order: &[usize; 3]| {
+        (0..3)
+            .map(|stored| grid.directions[stored][order[stored]].abs())
+            .sum::<f64>()
+    };
     let mut best = ORDERS[0];
     for order in ORDERS {
         if fit(&order) > fit(&best) + 1e-9 {
@@ -105,9 +129,16 @@ impl Recipe {
             _ => Err(manifest.refuse(format!("`{key}` must be \"{yes}\" or \"{no}\""))),
         };
         let window = |name: &str| {
-            let pair = manifest.raw.get("windows").and_then(|w| w.get(name)).and_then(toml::Value::as_array);
+            let pair = manifest
+                .raw
+                .get("windows")
+                .and_then(|w| w.get(name))
+                .and_then(toml::Value::as_array);
             let number = |v: &toml::Value| v.as_integer().map(|v| v as f32);
-            match pair.map(|pair| pair.iter().filter_map(number).collect::<Vec<_>>()).as_deref() {
+            match pair
+                .map(|pair| pair.iter().filter_map(number).collect::<Vec<_>>())
+                .as_deref()
+            {
                 Some([width, level]) if *width > 0.0 => Ok([level - width / 2.0, level + width / 2.0]),
                 _ => Err(manifest.refuse(format!("`windows.{name}` must be [width, level] in whole HU"))),
             }
@@ -149,7 +180,11 @@ impl Frame {
             true => recipe.input_size,
             false => ((side as f64 * recipe.input_size as f64 / longest).round() as usize).max(1),
         });
-        Self { view, filled, input_size: recipe.input_size }
+        Self {
+            view,
+            filled,
+            input_size: recipe.input_size,
+        }
     }
 
     /// Plane pixels per view pixel, across and down.
@@ -181,11 +216,15 @@ impl Frame {
 /// The network's input for one stored slice `[j, i]` of HU: `[1, 1, size, size]`.
 pub fn image(recipe: &Recipe, view: &View, frame: &Frame, window: Window, stored: ArrayView2<'_, i16>) -> Array4<f32> {
     let [low, high] = recipe.window(window);
-    let shown = view.turn(stored).mapv(|hu| (f32::from(hu).clamp(low, high) - low) / (high - low) * 255.0);
+    let shown = view
+        .turn(stored)
+        .mapv(|hu| (f32::from(hu).clamp(low, high) - low) / (high - low) * 255.0);
     let across = taps(frame.view[0], frame.filled[0], recipe.cubic);
     let down = taps(frame.view[1], frame.filled[1], recipe.cubic);
     let small = resample(resample(shown.view(), &across).t(), &down).reversed_axes();
-    let (min, max) = small.iter().fold((f32::MAX, f32::MIN), |(min, max), v| (min.min(*v), max.max(*v)));
+    let (min, max) = small
+        .iter()
+        .fold((f32::MAX, f32::MIN), |(min, max), v| (min.min(*v), max.max(*v)));
     let range = (max - min).max(1e-8);
     let mut image = Array4::zeros((1, 1, recipe.input_size, recipe.input_size));
     let mut filled = image.slice_mut(s![0, 0, ..frame.filled[1], ..frame.filled[0]]);
@@ -245,16 +284,26 @@ fn resample(source: ArrayView2<'_, f32>, taps: &Taps) -> Array2<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::geometry::{PatientPoint, Vec3};
 
     pub fn recipe(input_size: usize, stretch: bool, cubic: bool) -> Recipe {
-        Recipe { input_size, stretch, cubic, windows: [[-160.0, 240.0], [-500.0, 1300.0], [-1350.0, 150.0]] }
+        Recipe {
+            input_size,
+            stretch,
+            cubic,
+            windows: [[-160.0, 240.0], [-500.0, 1300.0], [-1350.0, 150.0]],
+        }
     }
 
     fn grid(directions: [Vec3; 3]) -> Grid {
-        Grid { origin: PatientPoint::new(1.0, 2.0, 3.0), directions, spacing_mm: [1.0, 1.0, 2.0], size: [5, 4, 3] }
+        Grid {
+            origin: PatientPoint::new(1.0, 2.0, 3.0),
+            directions,
+            spacing_mm: [1.0, 1.0, 2.0],
+            size: [5, 4, 3],
+        }
     }
 
     const X: Vec3 = [1.0, 0.0, 0.0];
@@ -286,7 +335,11 @@ mod tests {
             assert_eq!(shown.dim(), (view.size[1], view.size[0]));
             for ((v, u), (i, j)) in shown.indexed_iter() {
                 assert_eq!(view.stored([u, v]), [*i, *j], "{directions:?}");
-                assert_eq!(view.shown([*i as f64, *j as f64]), [u as f64, v as f64], "{directions:?}");
+                assert_eq!(
+                    view.shown([*i as f64, *j as f64]),
+                    [u as f64, v as f64],
+                    "{directions:?}"
+                );
             }
             let place = |u: usize, v: usize| {
                 let [i, j] = view.stored([u, v]);
@@ -301,32 +354,58 @@ mod tests {
 
     #[test]
     fn the_plain_axial_slice_is_left_as_it_is() {
-        assert_eq!(View::of(&grid([X, Y, Z])), View { transposed: false, mirrored: [false; 2], size: [5, 4] });
+        assert_eq!(
+            View::of(&grid([X, Y, Z])),
+            View {
+                transposed: false,
+                mirrored: [false; 2],
+                size: [5, 4]
+            }
+        );
     }
 
     #[test]
     fn a_slightly_oblique_slice_is_turned_by_its_nearest_axes() {
         let (s, c) = 0.3f64.sin_cos();
         let oblique = grid([[-c, s, 0.0], [s, c, 0.0], minus(Z)]);
-        assert_eq!(View::of(&oblique), View { transposed: false, mirrored: [true, false], size: [5, 4] });
+        assert_eq!(
+            View::of(&oblique),
+            View {
+                transposed: false,
+                mirrored: [true, false],
+                size: [5, 4]
+            }
+        );
     }
 
     #[test]
     fn view_and_plane_agree_about_pixel_centres() {
         let frame = Frame::new([512, 400], &recipe(256, false, false));
-        assert_eq!((frame.filled, frame.to_plane(0, 0.5), frame.to_plane(0, 510.5)), ([256, 200], 0.0, 255.0));
+        assert_eq!(
+            (frame.filled, frame.to_plane(0, 0.5), frame.to_plane(0, 510.5)),
+            ([256, 200], 0.0, 255.0)
+        );
         assert_eq!((frame.last(0), frame.last(1)), (255.0, 199.0));
         let frame = Frame::new([512, 400], &recipe(1024, true, true));
-        assert_eq!((frame.filled, frame.to_plane(1, 199.5), frame.to_image(127.5)), ([1024, 1024], 127.5, 511.5));
+        assert_eq!(
+            (frame.filled, frame.to_plane(1, 199.5), frame.to_image(127.5)),
+            ([1024, 1024], 127.5, 511.5)
+        );
         assert!((frame.to_view(1, frame.to_plane(1, 77.0)) - 77.0).abs() < 1e-9);
     }
 
     #[test]
     fn shrinking_averages_and_enlarging_interpolates() {
         let row = Array2::from_shape_vec((1, 4), vec![0.0, 2.0, 4.0, 10.0]).unwrap();
-        assert_eq!(resample(row.view(), &taps(4, 2, false)).into_raw_vec_and_offset().0, [1.0, 7.0]);
+        assert_eq!(
+            resample(row.view(), &taps(4, 2, false)).into_raw_vec_and_offset().0,
+            [1.0, 7.0]
+        );
         let three = resample(row.view(), &taps(4, 3, false)).into_raw_vec_and_offset().0;
-        assert!(three.iter().zip([0.5, 3.0, 8.5]).all(|(a, b)| (a - b).abs() < 1e-6), "{three:?}");
+        assert!(
+            three.iter().zip([0.5, 3.0, 8.5]).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{three:?}"
+        );
         let eight = resample(row.view(), &taps(4, 8, false)).into_raw_vec_and_offset().0;
         assert_eq!(eight, [0.0, 0.5, 1.5, 2.5, 3.5, 5.5, 8.5, 10.0]);
         for (_, weights) in taps(4, 9, true).iter().chain(&taps(7, 3, true)) {
@@ -336,11 +415,26 @@ mod tests {
 
     #[test]
     fn the_image_is_windowed_scaled_to_one_and_padded_with_zeros() {
-        let hu = Array2::from_shape_fn((100, 200), |(j, i)| if j < 50 { -1000 } else if i < 100 { 40 } else { 3000 });
+        let hu = Array2::from_shape_fn((100, 200), |(j, i)| {
+            if j < 50 {
+                -1000
+            } else if i < 100 {
+                40
+            } else {
+                3000
+            }
+        });
         let recipe = recipe(256, false, false);
-        let view = View { transposed: false, mirrored: [false; 2], size: [200, 100] };
+        let view = View {
+            transposed: false,
+            mirrored: [false; 2],
+            size: [200, 100],
+        };
         let image = image(&recipe, &view, &Frame::new(view.size, &recipe), Window::Soft, hu.view());
-        assert_eq!((image[[0, 0, 10, 10]], image[[0, 0, 100, 200]], image[[0, 0, 200, 10]]), (0.0, 1.0, 0.0));
+        assert_eq!(
+            (image[[0, 0, 10, 10]], image[[0, 0, 100, 200]], image[[0, 0, 200, 10]]),
+            (0.0, 1.0, 0.0)
+        );
         assert!((image[[0, 0, 100, 10]] - 0.5).abs() < 1e-6);
     }
 }

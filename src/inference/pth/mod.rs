@@ -378,7 +378,10 @@ mod tests {
             assert_eq!(f32_to_half(half_to_f32(half)), half);
         }
         // Ties to even, out of range, and half of the least subnormal.
-        assert_eq!([1.000_488_3, 1.001_464_8, 1e9, -1e9, 2.980_232_2e-8].map(f32_to_half), [0x3c00, 0x3c02, 0x7bff, 0xfbff, 0]);
+        assert_eq!(
+            [1.000_488_3, 1.001_464_8, 1e9, -1e9, 2.980_232_2e-8].map(f32_to_half),
+            [0x3c00, 0x3c02, 0x7bff, 0xfbff, 0]
+        );
     }
 
     /// Reads everything a file offers; only a panic or a hang would fail.
