@@ -27,9 +27,10 @@ const PATIENT: &[Tag] = &[
     tags::PATIENT_BIRTH_DATE,
     tags::PATIENT_BIRTH_TIME,
     tags::PATIENT_SEX,
+    Tag(0x0010, 0x1000), // Other Patient IDs, retired and still sent
     tags::OTHER_PATIENT_NAMES,
     tags::OTHER_PATIENT_I_DS_SEQUENCE,
-    tags::ETHNIC_GROUP,
+    Tag(0x0010, 0x2160), // Ethnic Group, retired and still sent
     tags::PATIENT_COMMENTS,
     tags::PATIENT_IDENTITY_REMOVED,
     tags::DEIDENTIFICATION_METHOD,
