@@ -38,7 +38,6 @@ impl Orthanc {
             .stderr(log)
             .spawn();
         let orthanc = Self {
-            dicom_port,
             http_port,
             child: child.unwrap(),
             folder,
