@@ -155,7 +155,10 @@ impl Gatherer {
             return Ok(());
         }
         let judgement = self.judge(job)?;
-        let evidence = judgement.evidence.as_ref().copied().map_err(String::as_str);
+        let evidence = match &judgement.evidence {
+            Ok(()) => Ok(()),
+            Err(why) => Err(why.as_str()),
+        };
         match decide(
             &Facts {
                 quiet_s,

@@ -17,6 +17,7 @@
 mod rebuild;
 mod rows;
 mod spool;
+mod whole;
 
 pub use rebuild::Rebuilt;
 pub use rows::ROW_BATCH_WAIT;

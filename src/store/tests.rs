@@ -166,6 +166,16 @@ fn the_way_of_a_job_each_step_twice() {
         "done: every destination acknowledged the results",
     ];
     assert_eq!(f.story(id), expected);
+}
+
+#[test]
+fn the_log_for_administrators_says_what_came_of_a_job() {
+    let f = Fixture::new();
+    let id = f.queued("1.5", 3, 0, 0);
+    let job = f.store.claim(at(2)).unwrap().unwrap();
+    f.store
+        .keep(&job, &results(&job, &f.store), &summary(), &[], at(61))
+        .unwrap();
     let done = f.store.job(id).unwrap();
     assert_eq!((done.summary.models.len(), done.finished_at), (1, Some(at(61))));
     assert_eq!(f.log("structures_found", id).unwrap(), "liver, spleen");
