@@ -34,8 +34,11 @@ const PATIENT: &[Tag] = &[
     tags::PATIENT_BIRTH_DATE,
     tags::PATIENT_BIRTH_TIME,
     tags::PATIENT_SEX,
+    Tag(0x0010, 0x1000), // Other Patient IDs, retired and still sent
     tags::OTHER_PATIENT_NAMES,
     tags::OTHER_PATIENT_I_DS_SEQUENCE,
+    Tag(0x0010, 0x2160), // Ethnic Group, retired and still sent
+    tags::PATIENT_COMMENTS,
     tags::PATIENT_IDENTITY_REMOVED,
     tags::DEIDENTIFICATION_METHOD,
     tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE,
@@ -55,7 +58,7 @@ const PATIENT_TYPE_2: &[Tag] = &[
     tags::PATIENT_SEX,
 ];
 
-/// General Study (C.7.2.1), Patient Study (C.7.2.2) and Clinical Trial Study (C.7.2.3).
+/// General Study (C.7.2.1), Patient Study (C.7.2.2) and Clinical Trial Study (C.7.2.3): the same in every object of a study.
 const STUDY: &[Tag] = &[
     tags::STUDY_DATE,
     tags::STUDY_TIME,
@@ -64,10 +67,23 @@ const STUDY: &[Tag] = &[
     tags::ACCESSION_NUMBER,
     tags::ISSUER_OF_ACCESSION_NUMBER_SEQUENCE,
     tags::STUDY_DESCRIPTION,
+    tags::PHYSICIANS_OF_RECORD,
+    tags::NAME_OF_PHYSICIANS_READING_STUDY,
     tags::PROCEDURE_CODE_SEQUENCE,
+    tags::ADMITTING_DIAGNOSES_DESCRIPTION,
     tags::PATIENT_AGE,
     tags::PATIENT_SIZE,
     tags::PATIENT_WEIGHT,
+    tags::MEDICAL_ALERTS,
+    tags::ALLERGIES,
+    tags::OCCUPATION,
+    tags::SMOKING_STATUS,
+    tags::ADDITIONAL_PATIENT_HISTORY,
+    tags::PREGNANCY_STATUS,
+    tags::LAST_MENSTRUAL_DATE,
+    tags::PATIENT_SEX_NEUTERED,
+    tags::REASON_FOR_VISIT,
+    tags::ADMISSION_ID,
     tags::CLINICAL_TRIAL_TIME_POINT_ID,
     tags::CLINICAL_TRIAL_TIME_POINT_DESCRIPTION,
 ];

@@ -35,6 +35,9 @@ const ARTIFICIAL_INTELLIGENCE: Code = Code {
     meaning: "Artificial Intelligence",
 };
 
+/// A person name; one component alone would be the retired form.
+const CONTENT_CREATOR: &str = "medlsamd^AI";
+
 /// A slice's plane as its source wrote it.
 struct Plane {
     position: Value,
@@ -123,7 +126,7 @@ fn segmentation_image(draft: &mut Draft, source: &Source<'_>, frame_count: usize
     data.text(tags::CONTENT_TIME, &source.identity.content_time);
     data.text(tags::CONTENT_LABEL, "AI_UNREVIEWED");
     data.text(tags::CONTENT_DESCRIPTION, common::content_description(source));
-    data.text(tags::CONTENT_CREATOR_NAME, common::PRODUCT);
+    data.text(tags::CONTENT_CREATOR_NAME, CONTENT_CREATOR);
     data.text(tags::SEGMENTATION_TYPE, "BINARY");
     data.text(tags::LOSSY_IMAGE_COMPRESSION, if lossy { "01" } else { "00" });
     for (tag, value) in copied {

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Reads a CT series with its SEG and RTSTRUCT and says whether they hold the same masks, in the right place.
+
+Shares no code with the writer: SEG through highdicom and, a second time, through pydicom and the frames' own positions;
+RTSTRUCT by a scan-line fill of its contours in the pixels of the slice each contour refers to.
+
+    judge.py --ct DIR [--seg FILE] [--rtstruct FILE] [--masks FILE] [--truth seg.nii.gz labels.json]
+
+--masks   the masks as computed (`process --masks`): every voxel must agree
+--truth   reference labels on the grid of the CT, for Dice per structure
+Prints JSON. Exit status 0 when all that must agree agrees, 1 otherwise.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+
+class Slices:
+    """The CT's planes, sorted along their normal, and where each instance stands among them."""
+
+    def __init__(self, folder):
+        headers = []
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+                if header.get("Modality") == "CT" and "ImagePositionPatient" in header:
+                    headers.append(header)
+        orientation = np.array(headers[0].ImageOrientationPatient, float)
+        self.row, self.column = orientation[:3], orientation[3:]
+        self.normal = np.cross(self.row, self.column)
+        headers.sort(key=lambda h: float(np.dot(self.normal, np.array(h.ImagePositionPatient, float))))
+        self.headers = headers
+        self.rows, self.columns = int(headers[0].Rows), int(headers[0].Columns)
+        self.uids = [h.SOPInstanceUID for h in headers]
+        self.index = {uid: k for k, uid in enumerate(self.uids)}
+        self.positions = np.array([np.array(h.ImagePositionPatient, float) for h in headers])
+        self.shape = (len(headers), self.rows, self.columns)
+
+    def to_pixels(self, points, k):
+        """Patient points to (column, row, millimetres off the plane) on slice k."""
+        header = self.headers[k]
+        between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+        orientation = np.array(header.ImageOrientationPatient, float)
+        offset = points - np.array(header.ImagePositionPatient, float)
+        off_plane = offset @ np.cross(orientation[:3], orientation[3:])
+        return np.c_[offset @ orientation[:3] / between_columns, offset @ orientation[3:] / between_rows, off_plane]
+
+
+def fill(polygon, rows, columns):
+    """Even-odd fill: True where a pixel's centre lies inside the polygon of (column, row) corners."""
+    crossings = np.zeros((rows, columns + 1), bool)
+    following = np.roll(polygon, -1, axis=0)
+    for (x0, y0), (x1, y1) in zip(polygon, following):
+        if y0 == y1:
+            continue
+        if y0 > y1:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        lines = np.arange(max(0, int(np.ceil(y0))), min(rows, int(np.ceil(y1))))
+        at = x0 + (lines - y0) / (y1 - y0) * (x1 - x0)
+        starts = np.clip(np.ceil(at).astype(int), 0, columns)
+        np.logical_xor.at(crossings, (lines, starts), True)
+    return np.logical_xor.accumulate(crossings, axis=1)[:, :columns]
+
+
+def polygon_area(polygon):
+    x, y = polygon[:, 0], polygon[:, 1]
+    return 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+
+
+def read_seg_by_highdicom(path, slices):
+    import highdicom
+
+    seg = highdicom.seg.segread(path)
+    masks = {}
+    for number in seg.segment_numbers:
+        description = seg.get_segment_description(number)
+        pixels = seg.get_pixels_by_source_instance(
+            source_sop_instance_uids=slices.uids,
+            segment_numbers=[number],
+            assert_missing_frames_are_empty=True,
+        )
+        masks[description.tracking_id] = pixels[..., 0].astype(bool)
+    return seg, masks
+
+
+def read_seg_by_positions(seg, slices):
+    """The bits as they stand, put where each frame's own Image Position says."""
+    pixels_per_frame = slices.rows * slices.columns
+    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
+    names = {s.SegmentNumber: s.TrackingID for s in seg.SegmentSequence}
+    masks = {name: np.zeros(slices.shape, bool) for name in names.values()}
+    unequal_text = 0
+    for n, groups in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        text = groups.PlanePositionSequence[0].ImagePositionPatient
+        position = np.array(text, float)
+        k = int(np.argmin(np.linalg.norm(slices.positions - position, axis=1)))
+        source = slices.headers[k].ImagePositionPatient
+        unequal_text += [v.original_string for v in text] != [v.original_string for v in source]
+        frame = bits[n * pixels_per_frame : (n + 1) * pixels_per_frame].reshape(slices.rows, slices.columns)
+        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        assert frame.any(), f"frame {n + 1} is empty"
+        masks[names[number]][k] |= frame.astype(bool)
+    return masks, unequal_text
+
+
+def read_rtstruct(path, slices):
+    structure_set = pydicom.dcmread(path)
+    names = {roi.ROINumber: roi.ROIName for roi in structure_set.StructureSetROISequence}
+    masks, facts = {}, {}
+    for roi in structure_set.ROIContourSequence:
+        union = np.zeros(slices.shape, bool)
+        parity = np.zeros(slices.shape, bool)
+        area, off_plane, points = 0.0, 0.0, 0
+        for contour in roi.ContourSequence:
+            k = slices.index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+            corners = np.array(contour.ContourData, float).reshape(-1, 3)
+            assert len(corners) == int(contour.NumberOfContourPoints) >= 3
+            placed = slices.to_pixels(corners, k)
+            off_plane = max(off_plane, float(np.abs(placed[:, 2]).max()))
+            area += polygon_area(placed[:, :2])
+            points += len(corners)
+            inside = fill(placed[:, :2], slices.rows, slices.columns)
+            union[k] |= inside
+            parity[k] ^= inside
+        name = names[roi.ReferencedROINumber]
+        masks[name] = union
+        facts[name] = {
+            "contours": len(roi.ContourSequence),
+            "points": points,
+            "area_ratio": area / max(1, int(union.sum())),
+            "off_plane_mm": off_plane,
+            "union_equals_parity": bool((union == parity).all()),
+            "colour": [int(c) for c in roi.ROIDisplayColor],
+        }
+    return masks, facts
+
+
+def read_masks(path, slices):
+    data = Path(path).read_bytes()
+    line = data.index(b"\n")
+    head = json.loads(data[:line])
+    shape = (len(head["sop_instance_uids"]), head["rows"], head["columns"])
+    size = -(-int(np.prod(shape)) // 8)
+    order = [slices.index[uid] for uid in head["sop_instance_uids"]]
+    masks = {}
+    for n, name in enumerate(head["structures"]):
+        raw = np.frombuffer(data, np.uint8, size, line + 1 + n * size)
+        stored = np.unpackbits(raw, bitorder="little")[: int(np.prod(shape))].reshape(shape).astype(bool)
+        mask = np.zeros(slices.shape, bool)
+        mask[order] = stored
+        masks[name] = mask
+    return masks
+
+
+UNITED = {
+    "lung_left": ["lung_upper_lobe_left", "lung_lower_lobe_left"],
+    "lung_right": ["lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"],
+}
+
+
+def read_truth(volume, labels, slices):
+    """Reference masks on the CT's grid, through the affine alone; a grid that does not coincide is refused."""
+    import nibabel
+
+    image = nibabel.load(volume)
+    to_index = np.linalg.inv(image.affine) @ np.diag([-1, -1, 1, 1])  # RAS to LPS
+    header = slices.headers[0]
+    between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+    grid = np.eye(4)
+    grid[:3, 0], grid[:3, 1] = slices.row * between_columns, slices.column * between_rows
+    grid[:3, 2] = (slices.positions[-1] - slices.positions[0]) / (len(slices.headers) - 1)
+    grid[:3, 3] = slices.positions[0]
+    mapping = to_index @ grid
+    whole = np.rint(mapping)
+    assert np.abs(mapping - whole)[:3].max() < 0.05, f"the labels are not on the grid of the CT:\n{mapping}"
+    size = np.array(slices.shape)[::-1]
+    ijk = [np.arange(n) for n in size]
+    taken = []
+    for axis in range(3):
+        along = int(np.flatnonzero(whole[axis, :3])[0])
+        taken.append((along, (whole[axis, along] * ijk[along] + whole[axis, 3]).astype(int)))
+    stored = np.asarray(image.dataobj)
+    picked = stored[np.ix_(*[index for _, index in taken])]
+    picked = np.transpose(picked, [[along for along, _ in taken].index(axis) for axis in (2, 1, 0)])
+    values = {name: int(value) for value, name in json.loads(Path(labels).read_text())["labels"].items()}
+
+    def mask(name):
+        parts = UNITED.get(name, [name, name.replace("vertebra_", "vertebrae_")])
+        wanted = [values[part] for part in parts if part in values]
+        return np.isin(picked, wanted) if wanted else None
+
+    return mask
+
+
+def dice(a, b):
+    both = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / both if both else 1.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ct", required=True)
+    parser.add_argument("--seg")
+    parser.add_argument("--rtstruct")
+    parser.add_argument("--masks")
+    parser.add_argument("--truth", nargs=2)
+    arguments = parser.parse_args()
+
+    slices = Slices(arguments.ct)
+    report = {"slices": len(slices.headers), "structures": {}, "wrong": []}
+    wrong = report["wrong"]
+    computed = read_masks(arguments.masks, slices) if arguments.masks else {}
+    seg_masks, roi_names = {}, {}
+    if arguments.seg:
+        seg, seg_masks = read_seg_by_highdicom(arguments.seg, slices)
+        by_position, unequal_text = read_seg_by_positions(seg, slices)
+        report["frames"] = int(seg.NumberOfFrames)
+        if unequal_text:
+            wrong.append(f"{unequal_text} frames write another position than their slice")
+        for segment in seg.SegmentSequence:
+            roi_names[segment.TrackingID] = segment.SegmentLabel
+        for name, mask in seg_masks.items():
+            entry = report["structures"].setdefault(name, {})
+            entry["voxels"] = int(mask.sum())
+            if (by_position[name] != mask).any():
+                wrong.append(f"{name}: highdicom and the frames' positions disagree")
+            if name in computed:
+                entry["seg_unequal_voxels"] = int((mask != computed[name]).sum())
+                if entry["seg_unequal_voxels"]:
+                    wrong.append(f"{name}: SEG differs from the mask in {entry['seg_unequal_voxels']} voxels")
+        for name in computed.keys() - seg_masks.keys():
+            wrong.append(f"{name}: missing in SEG")
+    if arguments.rtstruct:
+        roi_masks, facts = read_rtstruct(arguments.rtstruct, slices)
+        reference = computed or seg_masks
+        by_roi_name = {roi_names.get(name, name): name for name in reference}
+        for roi_name, fact in facts.items():
+            name = by_roi_name.get(roi_name, roi_name)
+            entry = report["structures"].setdefault(name, {})
+            entry.update(fact)
+            if name in reference:
+                entry["rtstruct_dice"] = dice(roi_masks[roi_name], reference[name])
+                entry["area_ratio"] *= int(roi_masks[roi_name].sum()) / max(1, int(reference[name].sum()))
+                if entry["rtstruct_dice"] < 0.999 or abs(entry["area_ratio"] - 1) > 0.005:
+                    wrong.append(f"{name}: RTSTRUCT Dice {entry['rtstruct_dice']}, area ratio {entry['area_ratio']}")
+            if fact["off_plane_mm"] > 0.01 or not fact["union_equals_parity"]:
+                wrong.append(f"{name}: off plane by {fact['off_plane_mm']} mm, or contours overlap")
+        for name in reference.keys() - {by_roi_name.get(n, n) for n in facts}:
+            wrong.append(f"{name}: missing in RTSTRUCT")
+    if arguments.truth:
+        truth = read_truth(*arguments.truth, slices)
+        for name, mask in (computed or seg_masks).items():
+            expected = truth(name)
+            if expected is not None and expected.any():
+                entry = report["structures"].setdefault(name, {})
+                entry["truth_dice"] = round(dice(mask, expected), 4)
+                entry["truth_in_view"] = not bool(expected[0].any() or expected[-1].any())
+    json.dump(report, sys.stdout, indent=1)
+    print()
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
