@@ -1,6 +1,53 @@
-//! medlsamd: CT series in over DICOM, organs found and outlined, SEG and RTSTRUCT out.
+//! medlsamd: CT series in over DICOM, organs found and outlined, DICOM SEG and RTSTRUCT out.
 //!
-//! (The map is written when the house stands.)
+//! # What a series goes through
+//!
+//! ```text
+//!  P-DATA ──net──► bytes ──intake──► AcceptedInstance      0000 is said only with this receipt in hand
+//!                                        │
+//!                    gather decides: whole? which protocol? ── store: a job
+//!                                        │ claimed by worker
+//!               ┌─────────────────── pipeline ──────────────────────────┐
+//!               │ series::assemble      instances → ordered Series      │  or a Rejection that names the slice
+//!               │ volume::reconstruct   Series → HU on a grid           │
+//!               │ localise              Volume → a box per structure    │  or NotFound, with the reason
+//!               │ segment               boxes → a Mask per structure    │
+//!               │ results               masks → SEG, RTSTRUCT, picture  │
+//!               └────────────────────────┬──────────────────────────────┘
+//!                    store.keep: results durable, deliveries pending
+//!                                        │ delivery
+//!                                   the PACS acknowledges
+//! ```
+//!
+//! Three durable edges hold the rest together: *instance accepted*, *results kept*, *delivery acknowledged*. What lies between
+//! two of them is computed again after a crash, whole; the UIDs and dates of a result come from the job row, so a repeated run
+//! makes the same objects and a repeated send is a duplicate.
+//!
+//! # Layers
+//!
+//! The order of the modules below is the order of the layers: a module may name only those above it in this list
+//! (`tests/it/layers.rs` holds us to it). Read them in this order.
+//!
+//! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10),
+//!   [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us), [`table`].
+//! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
+//!   [`localise`] (MedLAM), [`teach`] (templates), [`segment`] (MedSAM), [`results`] (one file per kind), [`pipeline`] (the
+//!   story in five steps), [`evaluate`] (metrics). No clock, socket, database or async here.
+//! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
+//!   logic), [`job`] (the state machine, one pure function), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
+//!   [`gather`] (when a series is whole), [`watch`] (drop folders).
+//! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
+//!   [`worker`] (the compute lane), [`delivery`] (what we send), [`daemon`] (the only place that knows everyone), [`exit`],
+//!   [`terminal`], [`check`], [`demo`], [`cli`].
+//!
+//! # What never happens
+//!
+//! - No success is said for an object that is not on disk under its final name and synced.
+//! - No text of a peer becomes a path: a [`dicom::uid::Uid`] cannot hold a slash.
+//! - No structure is invented: what is out of view or doubtful is left out or marked, with the reason in the report.
+//! - No execution provider is passed over in silence ([`inference::runtime::Assignment`]).
+//! - No patient data is logged.
+//! - No state is kept in folder names: state is rows, files are content.
 
 pub mod geometry;
 pub mod dicom;
