@@ -65,8 +65,16 @@ impl Grid {
         let d = sub(point.to_array(), self.origin.to_array());
         let [a, b, c] = self.directions;
         let det = dot(a, cross(b, c));
-        let along = [dot(d, cross(b, c)) / det, dot(a, cross(d, c)) / det, dot(a, cross(b, d)) / det];
-        [along[0] / self.spacing_mm[0], along[1] / self.spacing_mm[1], along[2] / self.spacing_mm[2]]
+        let along = [
+            dot(d, cross(b, c)) / det,
+            dot(a, cross(d, c)) / det,
+            dot(a, cross(b, d)) / det,
+        ];
+        [
+            along[0] / self.spacing_mm[0],
+            along[1] / self.spacing_mm[1],
+            along[2] / self.spacing_mm[2],
+        ]
     }
 
     pub fn voxel_volume_ml(&self) -> f64 {
@@ -84,7 +92,11 @@ impl Grid {
         let mut bounds = Box3::EMPTY;
         for corner in 0..8u8 {
             let at = |axis: usize| {
-                if corner >> axis & 1 == 1 { self.size[axis] as f64 - 0.5 } else { -0.5 }
+                if corner >> axis & 1 == 1 {
+                    self.size[axis] as f64 - 0.5
+                } else {
+                    -0.5
+                }
             };
             bounds.include(self.to_patient([at(0), at(1), at(2)]));
         }
@@ -126,7 +138,11 @@ pub fn dot(a: Vec3, b: Vec3) -> f64 {
 }
 
 pub fn cross(a: Vec3, b: Vec3) -> Vec3 {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    [
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    ]
 }
 
 pub fn sub(a: Vec3, b: Vec3) -> Vec3 {
@@ -147,7 +163,12 @@ mod tests {
         let (sb, cb) = angles[1].sin_cos();
         let i = [ca * cb, sa * cb, -sb];
         let j = [-sa, ca, 0.0];
-        Grid { origin: origin.into(), directions: [i, j, cross(i, j)], spacing_mm, size: [40, 30, 20] }
+        Grid {
+            origin: origin.into(),
+            directions: [i, j, cross(i, j)],
+            spacing_mm,
+            size: [40, 30, 20],
+        }
     }
 
     proptest! {

@@ -1,1 +1,324 @@
 //! One series in, its result objects out: reads as the clinical story.
+
+use crate::dicom::header::Instance;
+use crate::inference::runtime::{Assignment, InferenceError};
+use crate::localise::{Finding, Localiser, Located};
+use crate::mask::Mask;
+use crate::progress::Progress;
+use crate::results::{self, Identity, Kind, ModelUsed, ResultError, ResultObject, Source};
+use crate::segment::{Outline, Segmenter};
+use crate::series::{self, Rejection, Requirements, Series};
+use crate::structure::Structure;
+use crate::volume::{self, Volume, VolumeError};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// What is wanted of a series.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub requirements: Requirements,
+    pub structures: Vec<&'static Structure>,
+    pub results: Vec<&'static Kind>,
+    pub identity: Identity,
+}
+
+/// The resident models. One thread owns them.
+pub struct Engines {
+    pub localiser: Localiser,
+    pub segmenter: Segmenter,
+}
+
+/// Everything one run produced, before any of it is kept.
+pub struct Outcome {
+    pub series: Series,
+    pub masks: Vec<Mask>,
+    pub objects: Vec<ResultObject>,
+    /// A PNG contact sheet for people.
+    pub picture: Vec<u8>,
+    pub report: Report,
+}
+
+/// The facts of a run, for `report.json`, the job row and the tables people read. Holds no patient data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub study_instance_uid: String,
+    pub series_instance_uid: String,
+    pub slices: usize,
+    pub slice_spacing_mm: f64,
+    pub structures: Vec<StructureReport>,
+    /// Instances of the series that were left out, and why.
+    pub set_aside: Vec<(String, String)>,
+    pub stages: Vec<StageTime>,
+    /// Seconds of the run spent inside ONNX Runtime.
+    pub runtime_s: f64,
+    pub models: Vec<ModelUsed>,
+    pub assignments: Vec<Assignment>,
+    pub revision: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Found,
+    LowConfidence,
+    /// Found, and cut by the field of view.
+    Truncated,
+    NotFound,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StructureReport {
+    pub name: String,
+    pub roi_name: String,
+    pub verdict: Verdict,
+    pub volume_ml: Option<f64>,
+    pub mean_hu: Option<f64>,
+    pub confidence: Option<f32>,
+    pub reasons: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageTime {
+    pub stage: String,
+    pub seconds: f64,
+}
+
+/// Why a run ended without results, named for what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Refuse: the input is not eligible. Running again would say the same.
+    #[error("{0}")]
+    Refused(String),
+    /// Retry: something around us failed.
+    #[error("{0}")]
+    Stumbled(String),
+    /// Fail: a person must look.
+    #[error("{0}")]
+    GaveUp(String),
+    /// Told to stop by [`Progress::cancelled`].
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<Rejection> for PipelineError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection.to_string())
+    }
+}
+
+impl From<VolumeError> for PipelineError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Cancelled => Self::Cancelled,
+            VolumeError::Slice { .. } => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<InferenceError> for PipelineError {
+    fn from(error: InferenceError) -> Self {
+        match error {
+            InferenceError::Cancelled => Self::Cancelled,
+            InferenceError::Run { .. } => Self::Stumbled(error.to_string()),
+            _ => Self::GaveUp(error.to_string()),
+        }
+    }
+}
+
+impl From<ResultError> for PipelineError {
+    fn from(error: ResultError) -> Self {
+        Self::GaveUp(error.to_string())
+    }
+}
+
+/// The five steps: assemble, reconstruct, locate, outline, write.
+pub fn run(
+    instances: Vec<Instance>,
+    request: &Request,
+    engines: &mut Engines,
+    progress: &dyn Progress,
+) -> Result<Outcome, PipelineError> {
+    let mut clock = StageClock::default();
+    let busy_before = engines.busy();
+
+    let series = clock.time("assemble", || series::assemble(instances, &request.requirements))?;
+    let volume = clock.time("reconstruct", || volume::reconstruct(&series, progress))?;
+    let findings = clock.time("localise", || {
+        engines.localiser.locate(&volume, &request.structures, progress)
+    })?;
+    let located: Vec<Located> = findings.iter().filter_map(Finding::located).cloned().collect();
+    let outlines = clock.time("segment", || engines.segmenter.segment(&volume, &located, progress))?;
+    let (masks, structures) = account(&volume, &findings, outlines);
+    if masks.is_empty() {
+        return Err(PipelineError::Refused(nothing_found(&structures)));
+    }
+
+    let models = engines.models_used();
+    progress.stage("write", request.results.len());
+    let source = Source {
+        series: &series,
+        masks: &masks,
+        identity: &request.identity,
+        models: &models,
+    };
+    let objects = clock.time("write", || {
+        request
+            .results
+            .iter()
+            .map(|kind| (kind.write)(&source))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    let picture = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
+
+    let report = Report {
+        study_instance_uid: series.study_instance_uid.to_string(),
+        series_instance_uid: series.series_instance_uid.to_string(),
+        slices: series.slices.len(),
+        slice_spacing_mm: series.grid.spacing_mm[2],
+        structures,
+        set_aside: series
+            .set_aside
+            .iter()
+            .map(|(uid, why)| (uid.to_string(), why.clone()))
+            .collect(),
+        stages: clock.stages,
+        runtime_s: (engines.busy() - busy_before).as_secs_f64(),
+        models,
+        assignments: engines.assignments(),
+        revision: request.identity.revision,
+    };
+    Ok(Outcome {
+        series,
+        masks,
+        objects,
+        picture,
+        report,
+    })
+}
+
+impl Engines {
+    /// Time spent inside ONNX Runtime by all sessions so far.
+    pub fn busy(&self) -> Duration {
+        self.localiser.session.busy + self.segmenter.encoder.busy + self.segmenter.decoder.busy
+    }
+
+    pub fn assignments(&self) -> Vec<Assignment> {
+        [
+            &self.localiser.session,
+            &self.segmenter.encoder,
+            &self.segmenter.decoder,
+        ]
+        .map(|session| session.assignment.clone())
+        .into()
+    }
+
+    pub fn models_used(&self) -> Vec<ModelUsed> {
+        [&self.localiser.manifest, &self.segmenter.manifest]
+            .map(|m| ModelUsed {
+                name: m.name.clone(),
+                version: m.version.clone(),
+                sha256: m.sha256.clone(),
+            })
+            .into()
+    }
+}
+
+/// Pairs every wanted structure with what became of it; the masks that go into the results.
+fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Vec<Mask>, Vec<StructureReport>) {
+    let mut masks = Vec::new();
+    let mut reports = Vec::new();
+    let mut outlines = outlines.into_iter();
+    for finding in findings {
+        let report = match finding {
+            Finding::NotFound { structure, reason } => StructureReport::absent(structure, vec![reason.clone()]),
+            Finding::Located(located) => match outlines.next() {
+                Some(Outline::Outlined(outlined)) => {
+                    let report = StructureReport::present(volume, located, &outlined.mask);
+                    masks.push(outlined.mask);
+                    report
+                }
+                Some(Outline::Empty { structure, reason }) => StructureReport::absent(structure, vec![reason]),
+                None => StructureReport::absent(located.structure, vec!["the segmenter gave no answer".into()]),
+            },
+        };
+        reports.push(report);
+    }
+    (masks, reports)
+}
+
+impl StructureReport {
+    fn absent(structure: &'static Structure, reasons: Vec<String>) -> Self {
+        Self {
+            name: structure.name.into(),
+            roi_name: structure.roi_name.into(),
+            verdict: Verdict::NotFound,
+            volume_ml: None,
+            mean_hu: None,
+            confidence: None,
+            reasons,
+        }
+    }
+
+    fn present(volume: &Volume, located: &Located, mask: &Mask) -> Self {
+        let verdict = match (located.low_confidence, located.truncated.is_empty()) {
+            (true, _) => Verdict::LowConfidence,
+            (false, false) => Verdict::Truncated,
+            (false, true) => Verdict::Found,
+        };
+        let count = mask.voxel_count();
+        Self {
+            name: located.structure.name.into(),
+            roi_name: located.structure.roi_name.into(),
+            verdict,
+            volume_ml: Some(count as f64 * volume.grid.voxel_volume_ml()),
+            mean_hu: Some(mean_hu(volume, mask, count)),
+            confidence: Some(located.confidence),
+            reasons: located.reasons.clone(),
+        }
+    }
+}
+
+fn mean_hu(volume: &Volume, mask: &Mask, count: usize) -> f64 {
+    let [i0, j0, k0] = mask.offset;
+    let (nk, nj, ni) = mask.voxels.dim();
+    let block = volume.hu.slice(ndarray::s![k0..k0 + nk, j0..j0 + nj, i0..i0 + ni]);
+    let sum: i64 = block
+        .iter()
+        .zip(&mask.voxels)
+        .filter(|(_, inside)| **inside)
+        .map(|(hu, _)| i64::from(*hu))
+        .sum();
+    sum as f64 / count.max(1) as f64
+}
+
+fn nothing_found(structures: &[StructureReport]) -> String {
+    let why: Vec<String> = structures
+        .iter()
+        .take(4)
+        .map(|s| format!("{}: {}", s.name, s.reasons.join("; ")))
+        .collect();
+    format!(
+        "none of the {} wanted structures is in view ({} …)",
+        structures.len(),
+        why.join(", ")
+    )
+}
+
+#[derive(Default)]
+struct StageClock {
+    stages: Vec<StageTime>,
+}
+
+impl StageClock {
+    fn time<T>(&mut self, stage: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        let seconds = start.elapsed().as_secs_f64();
+        tracing::debug!(stage, seconds, "stage done");
+        self.stages.push(StageTime {
+            stage: stage.into(),
+            seconds,
+        });
+        result
+    }
+}

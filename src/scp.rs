@@ -1,1 +1,318 @@
-//! What we answer: [`SERVICES`] is the table that negotiation and dispatch read.
+//! What we answer: [`SERVICES`] is the table that negotiation, dispatch and the conformance statement read.
+//!
+//! [`serve`] owns the accept loop, the limits and the drain at the end; `session` is one association, `admission` who may open
+//! one, `spooler` the blocking side that carries its objects into the intake.
+
+mod admission;
+mod session;
+mod spooler;
+
+use crate::config::{Config, Dicom, Peer, Permission};
+use crate::dicom::ae::AeTitle;
+use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
+use crate::net::association;
+use crate::net::negotiation::Offer;
+use crate::net::pdu::{AbortReason, Reject, abort};
+use crate::net::printable;
+use crate::net::transport::{Broken, Transport};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{Instrument, error, info, info_span, warn};
+
+/// A service class we provide.
+#[derive(Debug)]
+pub struct Service {
+    /// As PS3.4 calls it.
+    pub name: &'static str,
+    pub abstract_syntaxes: &'static [&'static str],
+    /// In our order of preference.
+    pub transfer_syntaxes: &'static [&'static str],
+    /// What a peer must be allowed; `None`: every listed peer may.
+    pub permission: Option<Permission>,
+    pub answer: Answer,
+}
+
+/// The handler of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Echo,
+    Store,
+}
+
+const IMPLICIT_VR_LE: &str = "1.2.840.10008.1.2";
+const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
+
+/// Everything we are an SCP of.
+pub const SERVICES: &[Service] = &[
+    Service {
+        name: "Verification",
+        abstract_syntaxes: &["1.2.840.10008.1.1"],
+        transfer_syntaxes: &[IMPLICIT_VR_LE, EXPLICIT_VR_LE],
+        permission: None,
+        answer: Answer::Echo,
+    },
+    Service {
+        name: "CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+];
+
+/// Those whose pixels we can decode, and no others: what we take, we can use. A context that proposes several may hold an object
+/// the sender would have to transcode, so the ones that cannot alter a pixel come first and the uncompressed ones before all.
+/// JPEG Extended (.51) is left out: its 12-bit images cannot be decoded here.
+const IMAGE_TRANSFER_SYNTAXES: &[&str] = &[
+    EXPLICIT_VR_LE,
+    IMPLICIT_VR_LE,
+    "1.2.840.10008.1.2.2",     // explicit VR big endian
+    "1.2.840.10008.1.2.1.99",  // deflated explicit VR little endian
+    "1.2.840.10008.1.2.5",     // RLE lossless
+    "1.2.840.10008.1.2.4.80",  // JPEG-LS lossless
+    "1.2.840.10008.1.2.4.70",  // JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.57",  // JPEG lossless
+    "1.2.840.10008.1.2.4.90",  // JPEG 2000, lossless only
+    "1.2.840.10008.1.2.4.201", // HTJ2K, lossless only
+    "1.2.840.10008.1.2.4.202", // HTJ2K with RPCL, lossless only
+    "1.2.840.10008.1.2.4.81",  // JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91",  // JPEG 2000
+    "1.2.840.10008.1.2.4.203", // HTJ2K
+    "1.2.840.10008.1.2.4.50",  // JPEG baseline, 8 bit
+];
+
+/// What a peer with these permissions may negotiate.
+fn offers(permissions: &[Permission]) -> Vec<Offer> {
+    let offer = |service: &Service| Offer {
+        abstract_syntaxes: service.abstract_syntaxes,
+        transfer_syntaxes: service.transfer_syntaxes,
+        permitted: service.permission.is_none_or(|needed| permissions.contains(&needed)),
+    };
+    SERVICES.iter().map(offer).collect()
+}
+
+/// What the server runs on, checked by [`Config::resolve`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub ae_title: AeTitle,
+    pub dicom: Dicom,
+    pub peers: Vec<Peer>,
+}
+
+impl Settings {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            ae_title: config.ae_title.clone(),
+            dicom: config.written.dicom.clone(),
+            peers: config.written.peer.clone(),
+        }
+    }
+}
+
+/// Where received objects go: [`Intake`], or a stand-in that tests the wire alone. Everything here may block; all of an
+/// association's calls come from one thread, and `association_closed` comes last, however the association ends.
+pub trait Receiver: Clone + Send + Sync + 'static {
+    type Spool;
+    /// Proof that the object is safe: without it there is no success to report.
+    type Receipt: Send + 'static;
+    fn association_opened(&self, association: AssociationId);
+    fn association_closed(&self, association: AssociationId) -> Result<(), IntakeError>;
+    fn begin(&self, claim: Claim) -> Result<Self::Spool, IntakeError>;
+    fn write(spool: &mut Self::Spool, bytes: &[u8]) -> Result<(), IntakeError>;
+    fn finish(spool: Self::Spool) -> Result<Self::Receipt, IntakeError>;
+}
+
+impl Receiver for Intake {
+    type Spool = Spool;
+    type Receipt = AcceptedInstance;
+    fn association_opened(&self, association: AssociationId) {
+        Intake::association_opened(self, association);
+    }
+    fn association_closed(&self, association: AssociationId) -> Result<(), IntakeError> {
+        Intake::association_closed(self, association)
+    }
+    fn begin(&self, claim: Claim) -> Result<Spool, IntakeError> {
+        Intake::begin(self, claim)
+    }
+    fn write(spool: &mut Spool, bytes: &[u8]) -> Result<(), IntakeError> {
+        spool.write(bytes)
+    }
+    fn finish(spool: Spool) -> Result<AcceptedInstance, IntakeError> {
+        spool.finish()
+    }
+}
+
+/// Callers beyond `max_associations` who are told so at the same time; further ones are dropped without a word.
+const LOBBY: usize = 32;
+/// How long a caller in the lobby may take to say who it is.
+const LOBBY_TIMEOUT: Duration = Duration::from_secs(5);
+/// After `shutdown`, associations in the middle of a message get this long to finish it.
+const GRACE: Duration = Duration::from_secs(10);
+/// Pause after a failed accept (out of descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves associations until `shutdown` resolves; then takes no more, lets messages under way finish, aborts the rest.
+/// When it returns, every association's `association_closed` has run, save those that outlasted the grace of 10 s.
+pub async fn serve<R: Receiver>(
+    listener: TcpListener,
+    settings: Settings,
+    receiver: R,
+    shutdown: impl Future<Output = ()>,
+) {
+    let settings = Arc::new(settings);
+    let places = Arc::new(Semaphore::new(settings.dicom.max_associations));
+    let lobby = Arc::new(Semaphore::new(LOBBY));
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let mut last_id = 0;
+    tokio::pin!(shutdown);
+    loop {
+        let (stream, address) = tokio::select! {
+            () = &mut shutdown => break,
+            Some(ended) = tasks.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    error!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        last_id += 1;
+        let span = info_span!("association", id = last_id, peer = %address.ip().to_canonical());
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            let association = session::Session {
+                id: AssociationId(last_id),
+                settings: settings.clone(),
+                receiver: receiver.clone(),
+                stopping: stopping.clone(),
+            };
+            let task = async move {
+                association.run(stream, address).await;
+                drop(place);
+            };
+            tasks.spawn(task.instrument(span));
+        } else if let Ok(seat) = lobby.clone().try_acquire_owned() {
+            let task = async move {
+                turn_away(stream, address).await;
+                drop(seat);
+            };
+            tasks.spawn(task.instrument(span));
+        } else {
+            warn!(parent: &span, "dropped a caller: every association and the lobby are taken");
+        }
+    }
+    drop(listener);
+    drain(tasks, &stop).await;
+}
+
+async fn drain(mut tasks: JoinSet<()>, stop: &watch::Sender<bool>) {
+    stop.send_replace(true);
+    info!(associations = tasks.len(), "no longer accepting associations");
+    let finish = async {
+        while let Some(ended) = tasks.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(GRACE, finish).await.is_err() {
+        warn!(
+            associations = tasks.len(),
+            grace_s = GRACE.as_secs(),
+            "cut off associations that did not end"
+        );
+        tasks.shutdown().await;
+    }
+}
+
+/// A panic in one association is its own: the others and the listener go on.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "an association panicked and was dropped");
+    }
+}
+
+/// Rejects a caller for whom there is no place: it may come again (PS3.8 table 9-21).
+async fn turn_away(stream: TcpStream, address: SocketAddr) {
+    let Ok(mut transport) = Transport::new(stream, LOBBY_TIMEOUT, LOBBY_TIMEOUT) else {
+        return;
+    };
+    let request = timeout(LOBBY_TIMEOUT, association::read_request(&mut transport)).await;
+    let calling = request
+        .ok()
+        .and_then(Result::ok)
+        .map(|request| printable(&request.calling_ae));
+    warn!(calling, %address, "refused association: every association is taken");
+    transport.farewell(&Reject::LOCAL_LIMIT_EXCEEDED.encode()).await;
+}
+
+/// Logs why an association ended badly, and tells the peer unless it is the one who left.
+async fn part(transport_or_association: Parting, broken: Broken) {
+    let reason = match &broken {
+        Broken::Closed | Broken::Io(_) | Broken::Aborted { .. } => {
+            warn!(cause = %broken, "association broke off");
+            return;
+        }
+        Broken::TimedOut { .. } => AbortReason::NotSpecified,
+        Broken::Violation { reason, .. } => *reason,
+    };
+    warn!(cause = %broken, "aborted association");
+    match transport_or_association {
+        Parting::Transport(transport) => transport.farewell(&abort(reason)).await,
+        Parting::Association(association) => association.abort(reason).await,
+    }
+}
+
+/// What is left to say goodbye with.
+enum Parting {
+    Transport(Transport),
+    Association(association::Association),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dicom::uid::Uid;
+    use dicom::encoding::TransferSyntaxIndex;
+    use dicom::transfer_syntax::TransferSyntaxRegistry;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_names_each_syntax_once_and_well() {
+        let mut seen = BTreeSet::new();
+        for service in SERVICES {
+            for uid in service.abstract_syntaxes {
+                assert!(Uid::parse(uid).is_ok() && seen.insert(uid), "{uid} of {}", service.name);
+            }
+            let distinct: BTreeSet<_> = service.transfer_syntaxes.iter().collect();
+            assert_eq!(distinct.len(), service.transfer_syntaxes.len(), "{}", service.name);
+        }
+    }
+
+    #[test]
+    fn every_transfer_syntax_we_take_can_be_decoded() {
+        for uid in IMAGE_TRANSFER_SYNTAXES {
+            let syntax = TransferSyntaxRegistry.get(uid).expect(uid);
+            assert!(syntax.can_decode_all(), "{uid}");
+        }
+    }
+
+    #[test]
+    fn storage_needs_its_permission_and_verification_none() {
+        let permitted =
+            |permissions: &[Permission]| offers(permissions).iter().map(|o| o.permitted).collect::<Vec<_>>();
+        assert_eq!(permitted(&[]), [true, false]);
+        assert_eq!(permitted(&[Permission::Store]), [true, true]);
+    }
+}

@@ -63,7 +63,11 @@ const RIGHT: Option<Code> = Some(sct("24028007", "Right"));
 const MID: Option<Code> = None;
 
 const fn sct(value: &'static str, meaning: &'static str) -> Code {
-    Code { value, scheme: "SCT", meaning }
+    Code {
+        value,
+        scheme: "SCT",
+        meaning,
+    }
 }
 
 /// How a structure is best outlined, by the measurements on LiteMedSAM: a box per section wherever the outline changes much along
@@ -85,7 +89,17 @@ const fn row(
     (window, pieces, linking): Plan,
     colour: [u8; 3],
 ) -> Structure {
-    Structure { name, roi_name, category: ANATOMICAL_STRUCTURE, kind, laterality, colour, window, pieces, linking }
+    Structure {
+        name,
+        roi_name,
+        category: ANATOMICAL_STRUCTURE,
+        kind,
+        laterality,
+        colour,
+        window,
+        pieces,
+        linking,
+    }
 }
 
 /// Every structure, in the order results list them.
@@ -148,7 +162,11 @@ mod tests {
         assert_eq!((names.len(), roi_names.len()), (STRUCTURES.len(), STRUCTURES.len()));
         for s in STRUCTURES {
             assert!((1..=16).contains(&s.roi_name.len()), "{}", s.roi_name);
-            assert!(s.roi_name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{}", s.roi_name);
+            assert!(
+                s.roi_name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                "{}",
+                s.roi_name
+            );
             assert_eq!(by_name(s.name), Some(s));
         }
     }
@@ -160,7 +178,11 @@ mod tests {
             for code in [Some(s.category), Some(s.kind), s.laterality].into_iter().flatten() {
                 assert_eq!(code.scheme, "SCT");
                 // PS3.3 table 8.8-1: Code Value is SH, Code Meaning is LO. SNOMED identifiers end in a Verhoeff check digit.
-                assert!((6..=16).contains(&code.value.len()) && verhoeff(code.value), "{}", code.value);
+                assert!(
+                    (6..=16).contains(&code.value.len()) && verhoeff(code.value),
+                    "{}",
+                    code.value
+                );
                 assert!((1..=64).contains(&code.meaning.len()));
             }
             concepts.insert((s.kind.value, s.kind.meaning, s.laterality.map(|l| l.value)));
@@ -181,7 +203,12 @@ mod tests {
                 _ => ("", ""),
             };
             assert!(s.name.ends_with(name) && s.roi_name.ends_with(roi), "{}", s.name);
-            assert_eq!(side.is_some(), s.name.ends_with("_left") || s.name.ends_with("_right"), "{}", s.name);
+            assert_eq!(
+                side.is_some(),
+                s.name.ends_with("_left") || s.name.ends_with("_right"),
+                "{}",
+                s.name
+            );
             if let Some(base) = s.name.strip_suffix("_left") {
                 let other = by_name(&format!("{base}_right")).expect("both sides");
                 assert_eq!((other.kind, other.window, other.linking), (s.kind, s.window, s.linking));

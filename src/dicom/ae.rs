@@ -19,7 +19,11 @@ impl AeTitle {
     pub fn parse(text: &str) -> Result<Self, BadAe> {
         let title = text.trim_matches([' ', '\0']);
         let fine = (1..=16).contains(&title.len()) && title.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'\\');
-        if fine { Ok(Self(title.into())) } else { Err(BadAe::Title(text.chars().take(40).collect())) }
+        if fine {
+            Ok(Self(title.into()))
+        } else {
+            Err(BadAe::Title(text.chars().take(40).collect()))
+        }
     }
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,7 +61,11 @@ impl std::str::FromStr for Address {
         if host.is_empty() || port == 0 {
             return Err(bad());
         }
-        Ok(Self { ae_title: AeTitle::parse(title)?, host: host.into(), port })
+        Ok(Self {
+            ae_title: AeTitle::parse(title)?,
+            host: host.into(),
+            port,
+        })
     }
 }
 

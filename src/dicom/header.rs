@@ -1,8 +1,10 @@
 //! The facts of one instance that we decide by, read from its header without touching the pixels.
 
-use crate::dicom::scan::{self, Encoding, ScanError, Tag};
+pub use crate::dicom::fields::HeaderError;
+
+use crate::dicom::fields::{self, Fields, from_scan};
+use crate::dicom::scan::{self, Encoding, Tag};
 use crate::dicom::uid::Uid;
-use dicom::encoding::text::{SpecificCharacterSet, TextCodec};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -60,24 +62,6 @@ pub struct Instance {
     pub matchable: BTreeMap<&'static str, String>,
 }
 
-/// Why a header could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum HeaderError {
-    #[error("cannot read {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    /// From [`Instance::parse`] on part of a data set: try again with more of it.
-    #[error("the header goes beyond the {at_hand} bytes at hand")]
-    NeedMore { at_hand: usize },
-    #[error("not a readable DICOM object: {0}")]
-    Malformed(String),
-    #[error("attribute {keyword} {tag} is {problem}")]
-    Attribute {
-        keyword: &'static str,
-        tag: &'static str,
-        problem: String,
-    },
-}
-
 /// What a protocol's `match` may name, with its keyword.
 pub const MATCHABLE: &[(Tag, &str)] = &[
     (0x0008_0008, "ImageType"),
@@ -102,11 +86,10 @@ pub const MATCHABLE: &[(Tag, &str)] = &[
     (LAST_WANTED, "PerformedProcedureStepDescription"),
 ];
 
-const SPECIFIC_CHARACTER_SET: Tag = 0x0008_0005;
 const LAST_WANTED: Tag = 0x0040_0254;
 /// What is read besides [`MATCHABLE`].
 const WANTED: &[Tag] = &[
-    SPECIFIC_CHARACTER_SET,
+    fields::SPECIFIC_CHARACTER_SET,
     0x0008_0016, // SOP Class UID
     0x0008_0018, // SOP Instance UID
     0x0010_0020, // Patient ID
@@ -136,12 +119,14 @@ const WANTED: &[Tag] = &[
     0x0028_1054, // Rescale Type
 ];
 
+fn wanted(tag: Tag) -> bool {
+    WANTED.contains(&tag) || MATCHABLE.iter().any(|(matchable, _)| *matchable == tag)
+}
+
 /// Enough for nearly every header, private groups included.
 const FIRST_READ: usize = 64 << 10;
 /// Some scanners keep megabytes of raw parameters in private groups before the image attributes.
 const MAX_HEADER: usize = 32 << 20;
-/// Longer text is of no use to a `match` rule or a table.
-const MAX_TEXT: usize = 1024;
 
 impl Instance {
     /// Reads a Part 10 file up to Pixel Data. Memory, depth and lengths are bounded whatever the file claims.
@@ -162,14 +147,15 @@ impl Instance {
     pub fn parse(data: &[u8], complete: bool, transfer_syntax_uid: &Uid, path: &Path) -> Result<Self, HeaderError> {
         let encoding = Encoding::of(transfer_syntax_uid);
         if !encoding.deflated {
-            return Fields::collect(data, encoding, complete)?.into_instance(transfer_syntax_uid, path);
+            return Fields::collect(data, encoding, LAST_WANTED, wanted, complete)?
+                .into_instance(transfer_syntax_uid, path);
         }
         let broken = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof if !complete => HeaderError::NeedMore { at_hand: data.len() },
             _ => HeaderError::Malformed(format!("its deflated data set is broken: {error}")),
         };
         grow(flate2::read::DeflateDecoder::new(data), broken, |head, complete| {
-            Fields::collect(head, encoding, complete)?.into_instance(transfer_syntax_uid, path)
+            Fields::collect(head, encoding, LAST_WANTED, wanted, complete)?.into_instance(transfer_syntax_uid, path)
         })
     }
 }
@@ -227,16 +213,6 @@ fn grow<T>(
     }
 }
 
-fn from_scan(error: ScanError, at_hand: usize, complete: bool) -> HeaderError {
-    match error {
-        ScanError::NeedMore if complete => {
-            HeaderError::Malformed(format!("it ends within an element, after {at_hand} bytes"))
-        }
-        ScanError::NeedMore => HeaderError::NeedMore { at_hand },
-        ScanError::Malformed(problem) => HeaderError::Malformed(problem),
-    }
-}
-
 fn missing(keyword: &'static str, tag: &'static str, text: String) -> HeaderError {
     let problem = if text.is_empty() {
         "missing".into()
@@ -246,84 +222,7 @@ fn missing(keyword: &'static str, tag: &'static str, text: String) -> HeaderErro
     HeaderError::Attribute { keyword, tag, problem }
 }
 
-/// The wanted values of one data set, as slices of it.
-struct Fields<'a> {
-    values: BTreeMap<Tag, &'a [u8]>,
-    big_endian: bool,
-    character_set: SpecificCharacterSet,
-}
-
-impl<'a> Fields<'a> {
-    fn collect(data: &'a [u8], encoding: Encoding, complete: bool) -> Result<Self, HeaderError> {
-        let mut values = BTreeMap::new();
-        let mut finished = false;
-        let end = scan::scan(data, encoding, LAST_WANTED, |element| {
-            finished = element.tag == LAST_WANTED;
-            if WANTED.contains(&element.tag) || MATCHABLE.iter().any(|(tag, _)| *tag == element.tag) {
-                values.insert(element.tag, element.value);
-            }
-        })
-        .map_err(|error| from_scan(error, data.len(), complete))?;
-        if end == data.len() && !finished && !complete {
-            return Err(HeaderError::NeedMore { at_hand: data.len() });
-        }
-        // The first value holds for text without code extensions, which is all that rules and tables need.
-        let term = first_value(values.get(&SPECIFIC_CHARACTER_SET).copied().unwrap_or_default());
-        let character_set = SpecificCharacterSet::from_code(&String::from_utf8_lossy(term)).unwrap_or_default();
-        Ok(Self {
-            values,
-            big_endian: encoding.big_endian,
-            character_set,
-        })
-    }
-
-    fn text(&self, tag: Tag) -> String {
-        let value = self.values.get(&tag).copied().unwrap_or_default();
-        let value = &value[..value.len().min(MAX_TEXT)];
-        let text = self
-            .character_set
-            .decode(value)
-            .unwrap_or_else(|_| String::from_utf8_lossy(value).into_owned());
-        text.trim_matches([' ', '\0']).to_owned()
-    }
-
-    fn uid(&self, tag: Tag) -> Result<Uid, String> {
-        Uid::parse(&self.text(tag)).map_err(|bad| bad.0)
-    }
-
-    /// The values of a DS or IS that holds exactly `N` of them. Rust reads what DICOM allows, and a little more that is finite.
-    fn decimals<const N: usize>(&self, tag: Tag) -> Option<[f64; N]> {
-        let text = self.text(tag);
-        let mut values = text
-            .split('\\')
-            .map(|value| value.trim_matches([' ', '\0', '\t']).parse::<f64>().ok());
-        let mut found = [0.0; N];
-        for slot in &mut found {
-            *slot = values.next().flatten().filter(|value| value.is_finite())?;
-        }
-        values.next().is_none().then_some(found)
-    }
-
-    fn decimal(&self, tag: Tag) -> Option<f64> {
-        self.decimals::<1>(tag).map(|[value]| value)
-    }
-
-    /// IS; some writers put a fraction of zero behind it.
-    fn integer(&self, tag: Tag) -> Option<i64> {
-        self.decimal(tag)
-            .filter(|value| value.fract() == 0.0 && value.abs() < 1e15)
-            .map(|value| value as i64)
-    }
-
-    fn short(&self, tag: Tag) -> Option<u16> {
-        let bytes = *self.values.get(&tag)?.first_chunk::<2>()?;
-        Some(if self.big_endian {
-            u16::from_be_bytes(bytes)
-        } else {
-            u16::from_le_bytes(bytes)
-        })
-    }
-
+impl Fields<'_> {
     fn into_instance(self, transfer_syntax_uid: &Uid, path: &Path) -> Result<Instance, HeaderError> {
         let bits_allocated = self.short(0x0028_0100).unwrap_or(0);
         let bits_stored = self.short(0x0028_0101).unwrap_or(bits_allocated);
@@ -387,14 +286,6 @@ impl<'a> Fields<'a> {
             matchable: matchable.filter(|(_, text)| !text.is_empty()).collect(),
         })
     }
-}
-
-fn first_value(value: &[u8]) -> &[u8] {
-    value
-        .split(|byte| *byte == b'\\')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii()
 }
 
 #[cfg(test)]

@@ -5,4 +5,5 @@ pub mod ae;
 pub mod status;
 pub mod part10;
 pub mod scan;
+mod fields;
 pub mod header;

@@ -17,7 +17,9 @@ impl Uid {
     pub fn parse(text: &str) -> Result<Self, BadUid> {
         let text = text.trim_end_matches(['\0', ' ']);
         let fine = (1..=64).contains(&text.len())
-            && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+            && text
+                .split('.')
+                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
         if fine {
             Ok(Self(text.into()))
         } else {
@@ -68,7 +70,18 @@ mod tests {
 
     #[test]
     fn paths_and_nonsense_are_refused() {
-        for bad in ["", "../1.2", "1..2", ".1", "1.", "1.2/3", "1.2\\3", "1.2a", "1 .2", &"1.".repeat(40)] {
+        for bad in [
+            "",
+            "../1.2",
+            "1..2",
+            ".1",
+            "1.",
+            "1.2/3",
+            "1.2\\3",
+            "1.2a",
+            "1 .2",
+            &"1.".repeat(40),
+        ] {
             assert!(Uid::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Uid::parse("1.2.840.10008.1.1\0").unwrap().as_str(), "1.2.840.10008.1.1");

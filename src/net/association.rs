@@ -1,1 +1,312 @@
-//! Accepting and reading an association: negotiation, time-outs, limits, message assembly.
+//! An open association in either role: messages out of P-DATA fragments, and back.
+
+use crate::dicom::uid::Uid;
+use crate::net::dimse::{Command, MAX_COMMAND_BYTES};
+use crate::net::negotiation::Context;
+use crate::net::pdu::{self, AbortReason, AssociateRequest};
+use crate::net::transport::{Broken, Transport};
+use bytes::Bytes;
+
+/// Item length, context id and message control header before each fragment (PS3.8 9.3.5.1).
+const PDV_HEADER_BYTES: usize = 6;
+/// We send no longer P-DATA than this, whatever the peer would take.
+const MAX_SENT_PDU: usize = 131_072;
+/// The least a peer's maximum length may be: below it there is no room to speak.
+const MIN_PEER_PDU: usize = 128;
+
+/// An accepted association. Dropping it closes the socket; say [`abort`](Self::abort) or [`release`](Self::answer_release) first.
+pub struct Association {
+    transport: Transport,
+    contexts: Vec<Context>,
+    /// Longest P-DATA-TF we take, as we told the peer.
+    max_pdu: usize,
+    /// Longest P-DATA-TF the peer takes.
+    peer_max_pdu: usize,
+    /// Bytes of the current P-DATA-TF not yet taken.
+    pdu_left: usize,
+}
+
+/// A command and the presentation context it came in.
+#[derive(Debug)]
+pub struct Message {
+    pub context: Context,
+    pub command: Command,
+}
+
+/// A presentation data value.
+struct Pdv {
+    context_id: u8,
+    is_command: bool,
+    is_last: bool,
+    bytes: Bytes,
+}
+
+/// Waits for the A-ASSOCIATE-RQ that opens every connection.
+pub async fn read_request(transport: &mut Transport) -> Result<AssociateRequest, Broken> {
+    let (kind, length) = transport.header().await?;
+    match kind {
+        pdu::ASSOCIATE_RQ if length <= pdu::MAX_ASSOCIATE_BYTES => {}
+        pdu::ASSOCIATE_RQ => {
+            let what = format!(
+                "A-ASSOCIATE-RQ of {length} bytes, more than {}",
+                pdu::MAX_ASSOCIATE_BYTES
+            );
+            return Err(Broken::violation(AbortReason::InvalidParameter, what));
+        }
+        pdu::ABORT => return Err(transport.aborted(length).await),
+        pdu::ASSOCIATE_AC..=pdu::RELEASE_RP => {
+            return Err(Broken::violation(
+                AbortReason::UnexpectedPdu,
+                format!("PDU type {kind} before an association"),
+            ));
+        }
+        _ => {
+            return Err(Broken::violation(
+                AbortReason::UnrecognizedPdu,
+                format!("PDU type {kind:02X}H"),
+            ));
+        }
+    }
+    let body = transport.take(length, "the rest of A-ASSOCIATE-RQ").await?;
+    AssociateRequest::decode(&body).map_err(|bad| Broken::violation(AbortReason::InvalidParameter, bad.to_string()))
+}
+
+impl Association {
+    /// `peer_max_pdu` as negotiated: 0 means no limit.
+    pub fn new(transport: Transport, contexts: Vec<Context>, max_pdu: u32, peer_max_pdu: u32) -> Self {
+        let peer_max_pdu = match peer_max_pdu as usize {
+            0 => MAX_SENT_PDU,
+            length => length.clamp(MIN_PEER_PDU, MAX_SENT_PDU),
+        };
+        Self {
+            transport,
+            contexts,
+            max_pdu: max_pdu as usize,
+            peer_max_pdu,
+            pdu_left: 0,
+        }
+    }
+
+    /// The accepted context for these syntaxes.
+    pub fn context(&self, abstract_syntax: &Uid, transfer_syntax: &str) -> Option<&Context> {
+        self.contexts
+            .iter()
+            .find(|c| c.abstract_syntax == *abstract_syntax && c.transfer_syntax.as_str() == transfer_syntax)
+    }
+
+    /// The next command; `None` when the peer asks for release instead.
+    pub async fn next_message(&mut self) -> Result<Option<Message>, Broken> {
+        let mut context: Option<Context> = None;
+        let mut command = Vec::new();
+        loop {
+            let Some(pdv) = self.next_pdv().await? else {
+                return match context {
+                    None => Ok(None),
+                    Some(_) => Err(Broken::violation(
+                        AbortReason::UnexpectedPdu,
+                        "A-RELEASE-RQ inside a command",
+                    )),
+                };
+            };
+            if !pdv.is_command {
+                let what = "a data set fragment where a command was due";
+                return Err(Broken::violation(AbortReason::UnexpectedPdu, what));
+            }
+            let context = match &context {
+                Some(context) => context,
+                None => context.insert(self.accepted(pdv.context_id)?.clone()),
+            };
+            if context.id != pdv.context_id {
+                return Err(changed_context(context.id, pdv.context_id));
+            }
+            if command.len() + pdv.bytes.len() > MAX_COMMAND_BYTES {
+                let what = format!("a command set longer than {MAX_COMMAND_BYTES} bytes");
+                return Err(Broken::violation(AbortReason::InvalidParameter, what));
+            }
+            command.extend_from_slice(&pdv.bytes);
+            if pdv.is_last {
+                let command = Command::decode(&command)
+                    .map_err(|bad| Broken::violation(AbortReason::InvalidParameter, bad.to_string()))?;
+                return Ok(Some(Message {
+                    context: context.clone(),
+                    command,
+                }));
+            }
+        }
+    }
+
+    /// The next fragment of the data set that follows a command in context `context_id`, and whether it is the last.
+    pub async fn next_fragment(&mut self, context_id: u8) -> Result<(Bytes, bool), Broken> {
+        let pdv = self
+            .next_pdv()
+            .await?
+            .ok_or_else(|| Broken::violation(AbortReason::UnexpectedPdu, "A-RELEASE-RQ inside a data set"))?;
+        if pdv.is_command {
+            return Err(Broken::violation(
+                AbortReason::UnexpectedPdu,
+                "a command fragment inside a data set",
+            ));
+        }
+        if pdv.context_id != context_id {
+            return Err(changed_context(context_id, pdv.context_id));
+        }
+        Ok((pdv.bytes, pdv.is_last))
+    }
+
+    /// A fragment is at most one PDU, so its limit bounds what is held in memory.
+    async fn next_pdv(&mut self) -> Result<Option<Pdv>, Broken> {
+        if self.pdu_left == 0 && !self.next_pdata().await? {
+            return Ok(None);
+        }
+        if self.pdu_left < PDV_HEADER_BYTES {
+            let what = format!("{} bytes left over in a P-DATA-TF", self.pdu_left);
+            return Err(Broken::violation(AbortReason::InvalidParameter, what));
+        }
+        let header = self
+            .transport
+            .take(PDV_HEADER_BYTES, "a presentation data value")
+            .await?;
+        self.pdu_left -= PDV_HEADER_BYTES;
+        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let Some(length) = length.checked_sub(2).filter(|&length| length <= self.pdu_left) else {
+            let what = format!(
+                "a presentation data value of {length} bytes in a P-DATA-TF with {}",
+                self.pdu_left + 2
+            );
+            return Err(Broken::violation(AbortReason::InvalidParameter, what));
+        };
+        let bytes = self
+            .transport
+            .take(length, "the rest of a presentation data value")
+            .await?;
+        self.pdu_left -= length;
+        Ok(Some(Pdv {
+            context_id: header[4],
+            is_command: header[5] & 1 != 0,
+            is_last: header[5] & 2 != 0,
+            bytes,
+        }))
+    }
+
+    /// Reads up to the content of the next P-DATA-TF. False: the peer asks for release.
+    async fn next_pdata(&mut self) -> Result<bool, Broken> {
+        let (kind, length) = self.transport.header().await?;
+        match kind {
+            pdu::P_DATA_TF if length > self.max_pdu => {
+                let what = format!("a P-DATA-TF of {length} bytes, more than the {} agreed", self.max_pdu);
+                Err(Broken::violation(AbortReason::InvalidParameter, what))
+            }
+            pdu::P_DATA_TF if length < PDV_HEADER_BYTES => Err(Broken::violation(
+                AbortReason::InvalidParameter,
+                format!("a P-DATA-TF of {length} bytes"),
+            )),
+            pdu::P_DATA_TF => {
+                self.pdu_left = length;
+                Ok(true)
+            }
+            pdu::RELEASE_RQ if length == 4 => {
+                self.transport.take(length, "the rest of A-RELEASE-RQ").await?;
+                Ok(false)
+            }
+            pdu::ABORT => Err(self.transport.aborted(length).await),
+            pdu::ASSOCIATE_RQ..=pdu::RELEASE_RP => Err(Broken::violation(
+                AbortReason::UnexpectedPdu,
+                format!("PDU type {kind} inside an association"),
+            )),
+            _ => Err(Broken::violation(
+                AbortReason::UnrecognizedPdu,
+                format!("PDU type {kind:02X}H"),
+            )),
+        }
+    }
+
+    fn accepted(&self, context_id: u8) -> Result<&Context, Broken> {
+        self.contexts
+            .iter()
+            .find(|context| context.id == context_id)
+            .ok_or_else(|| {
+                let what = format!("presentation context {context_id} was not accepted");
+                Broken::violation(AbortReason::InvalidParameter, what)
+            })
+    }
+
+    /// Most data set bytes that fit one P-DATA-TF to this peer; even.
+    pub fn fragment_bytes(&self) -> usize {
+        (self.peer_max_pdu - PDV_HEADER_BYTES) & !1
+    }
+
+    /// Sends a command set and, in the same write, what is already `prepared` of its data set (by [`push_fragment`]).
+    pub async fn send(&mut self, context_id: u8, command: &[u8], prepared: &[u8]) -> Result<(), Broken> {
+        let mut out = Vec::with_capacity(command.len() + prepared.len() + 64);
+        let chunks = command.chunks(self.fragment_bytes());
+        let count = chunks.len();
+        for (index, chunk) in chunks.enumerate() {
+            push_fragment(&mut out, context_id, true, index + 1 == count, chunk);
+        }
+        out.extend_from_slice(prepared);
+        self.transport.write(&out).await
+    }
+
+    /// Sends P-DATA made by [`push_fragment`].
+    pub async fn send_prepared(&mut self, prepared: &[u8]) -> Result<(), Broken> {
+        self.transport.write(prepared).await
+    }
+
+    /// Asks for release and waits for the answer.
+    pub async fn release(mut self) -> Result<(), Broken> {
+        self.transport.write(&pdu::RELEASE_RQ_BYTES).await?;
+        let (kind, length) = self.transport.header().await?;
+        match kind {
+            pdu::RELEASE_RP => Ok(()),
+            pdu::ABORT => Err(self.transport.aborted(length).await),
+            _ => Err(Broken::violation(
+                AbortReason::UnexpectedPdu,
+                format!("PDU type {kind:02X}H for A-RELEASE-RP"),
+            )),
+        }
+    }
+
+    /// Grants the release the peer asked for.
+    pub async fn answer_release(self) {
+        self.transport.farewell(&pdu::RELEASE_RP_BYTES).await;
+    }
+
+    pub async fn abort(self, reason: AbortReason) {
+        self.transport.farewell(&pdu::abort(reason)).await;
+    }
+}
+
+fn changed_context(expected: u8, got: u8) -> Broken {
+    let what = format!("a message began in presentation context {expected} and goes on in {got}");
+    Broken::violation(AbortReason::InvalidParameter, what)
+}
+
+/// Appends one P-DATA-TF with one presentation data value.
+pub fn push_fragment(out: &mut Vec<u8>, context_id: u8, is_command: bool, is_last: bool, bytes: &[u8]) {
+    out.extend_from_slice(&fragment_header(context_id, is_command, is_last, bytes.len()));
+    out.extend_from_slice(bytes);
+}
+
+fn fragment_header(context_id: u8, is_command: bool, is_last: bool, count: usize) -> [u8; 12] {
+    let item = u32::try_from(count + 2)
+        .expect("fragments are bounded by the PDU length")
+        .to_be_bytes();
+    let whole = u32::try_from(count + PDV_HEADER_BYTES)
+        .expect("fragments are bounded by the PDU length")
+        .to_be_bytes();
+    let control = u8::from(is_command) | (u8::from(is_last) << 1);
+    [
+        pdu::P_DATA_TF,
+        0,
+        whole[0],
+        whole[1],
+        whole[2],
+        whole[3],
+        item[0],
+        item[1],
+        item[2],
+        item[3],
+        context_id,
+        control,
+    ]
+}

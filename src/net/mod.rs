@@ -1,5 +1,32 @@
-//! Upper layer and DIMSE over TCP. Knows no hospital logic.
+//! Upper layer (PS3.8) and DIMSE (PS3.7) over TCP. Knows no hospital logic.
+//!
+//! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`negotiation`] the choice of
+//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others
+//! (`outgoing`: the objects it sends).
+//!
+//! P-DATA is parsed here rather than through a library reader, because a PDV is handed on as a slice of the receive buffer: no
+//! object is ever held in memory, and a length field is compared with its limit before anything is reserved for it.
 
-pub mod dimse;
+pub mod pdu;
+pub mod transport;
+pub mod negotiation;
 pub mod association;
+pub mod dimse;
 pub mod scu;
+mod outgoing;
+
+/// A stranger's text for a log line: short, and without control characters.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .take(64)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Runs a future to its end on a small runtime of its own, for commands that are not async. Must not be called from async code.
+pub fn blocking<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .expect("a runtime without threads needs nothing but memory and a few descriptors")
+        .block_on(future)
+}

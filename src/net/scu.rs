@@ -3,8 +3,25 @@
 use crate::dicom::ae::{Address, AeTitle};
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
+use crate::net::association::{Association, Message};
+use crate::net::dimse::{Command, Operation, Request, Response};
+use crate::net::negotiation::{ACCEPTANCE, Context};
+use crate::net::outgoing::{Data, open, prepare};
+use crate::net::pdu::{self, AbortReason, AssociateAccept, AssociateRequest, Proposed, Reject};
+use crate::net::transport::{Broken, Transport};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const VERIFICATION: &str = "1.2.840.10008.1.1";
+const IMPLICIT_VR_LE: &str = "1.2.840.10008.1.2";
+const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
+/// Longest P-DATA-TF we take; answers are short.
+const MAX_PDU: u32 = 16_384;
+/// Odd ids from 1 to 255 (PS3.8 9.3.2.2).
+const MAX_CONTEXTS: usize = 128;
 
 /// An object to send, kept bytes on disk.
 #[derive(Clone, Debug)]
@@ -22,6 +39,7 @@ pub struct Dial {
     pub calling_ae: AeTitle,
     pub address: Address,
     pub connect_timeout: Duration,
+    /// For each answer, and for each write that does not move.
     pub timeout: Duration,
 }
 
@@ -40,17 +58,344 @@ pub enum ScuError {
     File { path: PathBuf, cause: String },
 }
 
+impl ScuError {
+    fn unreachable(dial: &Dial, cause: impl ToString) -> Self {
+        Self::Unreachable {
+            address: dial.address.to_string(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
 /// What the peer answered for each object, in order; the ones after a break are absent.
 pub type Answers = Vec<Result<Status, ScuError>>;
 
-/// C-STORE of all objects over one association.
+/// C-STORE of all objects over one association. Each is sent in its own transfer syntax; one that is explicit VR little endian is
+/// re-encoded as implicit VR for a peer that takes nothing else.
 pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuError> {
-    let _ = (dial, objects);
-    todo!()
+    let mut association = associate(dial, contexts_for(objects)).await?;
+    let mut answers = Answers::new();
+    for (index, object) in objects.iter().enumerate() {
+        let Some(context) = choose(&association, object) else {
+            let sop_class_uid = object.sop_class_uid.to_string();
+            answers.push(Err(ScuError::NotAccepted {
+                address: dial.address.to_string(),
+                sop_class_uid,
+            }));
+            continue;
+        };
+        let data = match open(object, &context.transfer_syntax).await {
+            Ok(data) => data,
+            Err(error) => {
+                answers.push(Err(error));
+                continue;
+            }
+        };
+        // Message ids may repeat once answered (PS3.7 9.1.1.1.1).
+        let message_id = (index % 0xFFFF) as u16 + 1;
+        match send(dial, &mut association, &context, object, message_id, data).await {
+            Ok(status) => answers.push(Ok(status)),
+            Err(error) => {
+                answers.push(Err(error));
+                association.abort(AbortReason::NotSpecified).await;
+                return Ok(answers);
+            }
+        }
+    }
+    // Everything is answered: a peer that leaves without the last courtesy takes nothing back.
+    if let Err(cause) = association.release().await {
+        tracing::debug!(%cause, address = %dial.address, "no answer to our release");
+    }
+    Ok(answers)
 }
 
 /// C-ECHO.
 pub async fn echo(dial: &Dial) -> Result<Status, ScuError> {
-    let _ = dial;
-    todo!()
+    let proposed = Proposed {
+        id: 1,
+        abstract_syntax: VERIFICATION.into(),
+        transfer_syntaxes: vec![IMPLICIT_VR_LE.into()],
+    };
+    let mut association = associate(dial, vec![proposed]).await?;
+    let verification = Uid::parse(VERIFICATION).expect("a UID");
+    let Some(context) = association.context(&verification, IMPLICIT_VR_LE).cloned() else {
+        association.abort(AbortReason::NotSpecified).await;
+        return Err(ScuError::NotAccepted {
+            address: dial.address.to_string(),
+            sop_class_uid: VERIFICATION.into(),
+        });
+    };
+    let request = Request {
+        operation: Operation::Echo,
+        message_id: 1,
+        sop_class_uid: VERIFICATION.into(),
+        has_data: false,
+    };
+    let answer = async {
+        association.send(context.id, &request.encode(), &[]).await?;
+        response(&mut association, &request).await
+    };
+    match answer.await {
+        Ok(response) => {
+            let _ = association.release().await;
+            Ok(response.status)
+        }
+        Err(broken) => {
+            association.abort(AbortReason::NotSpecified).await;
+            Err(ScuError::unreachable(dial, broken))
+        }
+    }
+}
+
+/// One context for each SOP class and transfer syntax, so that the peer's choice is never ours to undo; for explicit VR little
+/// endian a second one with the syntax that everybody must take (PS3.5 10.1).
+fn contexts_for(objects: &[Outgoing]) -> Vec<Proposed> {
+    let mut pairs = BTreeSet::new();
+    for object in objects {
+        let class = object.sop_class_uid.as_str();
+        pairs.insert((class, object.transfer_syntax_uid.as_str()));
+        if object.transfer_syntax_uid.as_str() == EXPLICIT_VR_LE {
+            pairs.insert((class, IMPLICIT_VR_LE));
+        }
+    }
+    let context = |(index, (class, syntax)): (usize, (&str, &str))| Proposed {
+        id: (2 * index + 1) as u8,
+        abstract_syntax: class.to_owned(),
+        transfer_syntaxes: vec![syntax.to_owned()],
+    };
+    pairs.into_iter().take(MAX_CONTEXTS).enumerate().map(context).collect()
+}
+
+fn choose(association: &Association, object: &Outgoing) -> Option<Context> {
+    let own = object.transfer_syntax_uid.as_str();
+    let fallback = || {
+        association
+            .context(&object.sop_class_uid, IMPLICIT_VR_LE)
+            .filter(|_| own == EXPLICIT_VR_LE)
+    };
+    association
+        .context(&object.sop_class_uid, own)
+        .or_else(fallback)
+        .cloned()
+}
+
+async fn associate(dial: &Dial, contexts: Vec<Proposed>) -> Result<Association, ScuError> {
+    let place = (dial.address.host.as_str(), dial.address.port);
+    let stream = timeout(dial.connect_timeout, TcpStream::connect(place))
+        .await
+        .map_err(|_| {
+            ScuError::unreachable(
+                dial,
+                format!("no connection within {} s", dial.connect_timeout.as_secs_f64()),
+            )
+        })?
+        .map_err(|error| ScuError::unreachable(dial, error))?;
+    let mut transport =
+        Transport::new(stream, dial.timeout, dial.timeout).map_err(|error| ScuError::unreachable(dial, error))?;
+    let request = AssociateRequest {
+        protocol_version: 1,
+        called_ae: dial.address.ae_title.to_string(),
+        calling_ae: dial.calling_ae.to_string(),
+        application_context: pdu::APPLICATION_CONTEXT.into(),
+        contexts,
+        max_pdu: MAX_PDU,
+        implementation_version_name: crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.into(),
+    };
+    match negotiate(&mut transport, &request).await {
+        Ok(Ok(accept)) => {
+            let contexts = accepted(&request.contexts, &accept);
+            Ok(Association::new(transport, contexts, MAX_PDU, accept.max_pdu))
+        }
+        Ok(Err(reject)) if reject.is_transient() => Err(ScuError::unreachable(dial, format!("rejected: {reject}"))),
+        Ok(Err(reject)) => Err(ScuError::Rejected {
+            address: dial.address.to_string(),
+            cause: reject.to_string(),
+        }),
+        Err(broken) => {
+            transport.farewell(&pdu::abort(AbortReason::NotSpecified)).await;
+            Err(ScuError::unreachable(dial, broken))
+        }
+    }
+}
+
+/// The peer's answer to our A-ASSOCIATE-RQ.
+async fn negotiate(
+    transport: &mut Transport,
+    request: &AssociateRequest,
+) -> Result<Result<AssociateAccept, Reject>, Broken> {
+    transport.write(&request.encode()).await?;
+    let (kind, length) = transport.header().await?;
+    let malformed = |what: &str| Broken::violation(AbortReason::InvalidParameter, what.to_owned());
+    match kind {
+        pdu::ASSOCIATE_AC if length <= pdu::MAX_ASSOCIATE_BYTES => {
+            let body = transport.take(length, "the rest of A-ASSOCIATE-AC").await?;
+            AssociateAccept::decode(&body).map(Ok).map_err(|bad| malformed(bad.0))
+        }
+        pdu::ASSOCIATE_RJ if length == 4 => {
+            let body = transport.take(length, "the rest of A-ASSOCIATE-RJ").await?;
+            Ok(Err(Reject {
+                result: body[1],
+                source: body[2],
+                reason: body[3],
+            }))
+        }
+        pdu::ABORT => Err(transport.aborted(length).await),
+        _ => Err(malformed(&format!(
+            "PDU type {kind:02X}H of {length} bytes for A-ASSOCIATE-AC"
+        ))),
+    }
+}
+
+/// Only what we proposed can have been accepted.
+fn accepted(proposed: &[Proposed], accept: &AssociateAccept) -> Vec<Context> {
+    let context = |proposed: &Proposed| {
+        let answer = accept
+            .contexts
+            .iter()
+            .find(|a| a.id == proposed.id && a.result == ACCEPTANCE)?;
+        let syntax = proposed
+            .transfer_syntaxes
+            .iter()
+            .find(|s| **s == answer.transfer_syntax)?;
+        let (abstract_syntax, transfer_syntax) =
+            (Uid::parse(&proposed.abstract_syntax).ok()?, Uid::parse(syntax).ok()?);
+        Some(Context {
+            id: proposed.id,
+            abstract_syntax,
+            transfer_syntax,
+        })
+    };
+    proposed.iter().filter_map(context).collect()
+}
+
+/// Sends one object and waits for its status.
+async fn send(
+    dial: &Dial,
+    association: &mut Association,
+    context: &Context,
+    object: &Outgoing,
+    message_id: u16,
+    mut data: Data,
+) -> Result<Status, ScuError> {
+    let request = Request {
+        operation: Operation::Store {
+            sop_instance_uid: object.sop_instance_uid.to_string(),
+        },
+        message_id,
+        sop_class_uid: object.sop_class_uid.to_string(),
+        has_data: true,
+    };
+    let mut command = Some(request.encode());
+    let mut is_last = false;
+    while !is_last {
+        let prepared;
+        (data, prepared, is_last) = prepare(data, association.fragment_bytes(), context.id)
+            .await
+            .map_err(|cause| ScuError::File {
+                path: object.path.clone(),
+                cause,
+            })?;
+        // Command and first data leave in one write: peers with delayed acknowledgements answer 40 ms sooner.
+        let sent = match command.take() {
+            Some(command) => association.send(context.id, &command, &prepared).await,
+            None => association.send_prepared(&prepared).await,
+        };
+        sent.map_err(|broken| ScuError::unreachable(dial, broken))?;
+    }
+    let response = response(association, &request)
+        .await
+        .map_err(|broken| ScuError::unreachable(dial, broken))?;
+    if !response.status.is_stored() {
+        let (status, comment) = (response.status, crate::net::printable(&response.comment));
+        tracing::warn!(address = %dial.address, instance = %object.sop_instance_uid, %status, comment, "object not taken");
+    }
+    Ok(response.status)
+}
+
+/// Waits for the response to `request`.
+async fn response(association: &mut Association, request: &Request) -> Result<Response, Broken> {
+    let expected = request.answer(Status::SUCCESS, "");
+    match association.next_message().await? {
+        Some(Message {
+            command: Command::Response(response),
+            ..
+        }) if (response.command_field, response.responded_to) == (expected.command_field, expected.responded_to) => {
+            Ok(response)
+        }
+        Some(_) => Err(Broken::violation(
+            AbortReason::UnexpectedPdu,
+            "an answer to something else",
+        )),
+        None => Err(Broken::violation(
+            AbortReason::UnexpectedPdu,
+            "A-RELEASE-RQ instead of an answer",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(class: &str, syntax: &str) -> Outgoing {
+        let uid = |text| Uid::parse(text).unwrap();
+        Outgoing {
+            sop_class_uid: uid(class),
+            sop_instance_uid: uid("1.2.3"),
+            transfer_syntax_uid: uid(syntax),
+            path: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn every_class_is_proposed_once_with_its_own_syntax_and_implicit_vr_only_where_we_can_make_it() {
+        let jpeg_ls = "1.2.840.10008.1.2.4.80";
+        let objects = [
+            object("1.1", EXPLICIT_VR_LE),
+            object("1.1", EXPLICIT_VR_LE),
+            object("1.2", jpeg_ls),
+        ];
+        let contexts = contexts_for(&objects);
+        let got: Vec<_> = contexts
+            .iter()
+            .map(|c| (c.id, c.abstract_syntax.as_str(), c.transfer_syntaxes[0].as_str()))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                (1, "1.1", IMPLICIT_VR_LE),
+                (3, "1.1", EXPLICIT_VR_LE),
+                (5, "1.2", jpeg_ls)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_ids_stay_odd_and_within_a_byte() {
+        let objects: Vec<_> = (0..200).map(|n| object(&format!("1.{n}"), EXPLICIT_VR_LE)).collect();
+        let contexts = contexts_for(&objects);
+        assert_eq!((contexts.len(), contexts.last().unwrap().id), (128, 255));
+    }
+
+    #[test]
+    fn only_what_was_proposed_counts_as_accepted() {
+        let proposed = contexts_for(&[object("1.1", EXPLICIT_VR_LE)]);
+        let answer = |id, result, syntax: &str| pdu::Answered {
+            id,
+            result,
+            transfer_syntax: syntax.into(),
+        };
+        let accept = |contexts| AssociateAccept {
+            contexts,
+            ..AssociateAccept::default()
+        };
+        let refused = accept(vec![
+            answer(1, 3, IMPLICIT_VR_LE),
+            answer(5, 0, EXPLICIT_VR_LE),
+            answer(3, 0, "1.2.3"),
+        ]);
+        assert_eq!(accepted(&proposed, &refused), []);
+        let taken = accepted(&proposed, &accept(vec![answer(3, 0, EXPLICIT_VR_LE)]));
+        assert_eq!(taken.iter().map(|c| c.id).collect::<Vec<_>>(), [3]);
+    }
 }

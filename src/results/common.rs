@@ -12,10 +12,17 @@ pub(crate) const PRODUCT: &str = "medlsamd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// PS3.16 CID 7202.
-pub(crate) const SOURCE_IMAGE: Code =
-    Code { value: "121322", scheme: "DCM", meaning: "Source image for image processing operation" };
+pub(crate) const SOURCE_IMAGE: Code = Code {
+    value: "121322",
+    scheme: "DCM",
+    meaning: "Source image for image processing operation",
+};
 /// PS3.16 CID 7005.
-const ACQUISITION_EQUIPMENT: Code = Code { value: "109101", scheme: "DCM", meaning: "Acquisition Equipment" };
+const ACQUISITION_EQUIPMENT: Code = Code {
+    value: "109101",
+    scheme: "DCM",
+    meaning: "Acquisition Equipment",
+};
 
 /// Patient (C.7.1.1) and Clinical Trial Subject (C.7.1.3): copied when present.
 const PATIENT: &[Tag] = &[
@@ -44,7 +51,12 @@ const PATIENT: &[Tag] = &[
     tags::CLINICAL_TRIAL_SUBJECT_READING_ID,
 ];
 /// Type 2: written empty when the source lacks them.
-const PATIENT_TYPE_2: &[Tag] = &[tags::PATIENT_NAME, tags::PATIENT_ID, tags::PATIENT_BIRTH_DATE, tags::PATIENT_SEX];
+const PATIENT_TYPE_2: &[Tag] = &[
+    tags::PATIENT_NAME,
+    tags::PATIENT_ID,
+    tags::PATIENT_BIRTH_DATE,
+    tags::PATIENT_SEX,
+];
 
 /// General Study (C.7.2.1), Patient Study (C.7.2.2) and Clinical Trial Study (C.7.2.3): the same in every object of a study.
 const STUDY: &[Tag] = &[
@@ -75,8 +87,13 @@ const STUDY: &[Tag] = &[
     tags::CLINICAL_TRIAL_TIME_POINT_ID,
     tags::CLINICAL_TRIAL_TIME_POINT_DESCRIPTION,
 ];
-const STUDY_TYPE_2: &[Tag] =
-    &[tags::STUDY_DATE, tags::STUDY_TIME, tags::REFERRING_PHYSICIAN_NAME, tags::STUDY_ID, tags::ACCESSION_NUMBER];
+const STUDY_TYPE_2: &[Tag] = &[
+    tags::STUDY_DATE,
+    tags::STUDY_TIME,
+    tags::REFERRING_PHYSICIAN_NAME,
+    tags::STUDY_ID,
+    tags::ACCESSION_NUMBER,
+];
 
 /// Of the scanner, for Contributing Equipment (C.12.1).
 const SCANNER: &[Tag] = &[
@@ -110,7 +127,11 @@ pub(crate) struct Kind {
 
 /// Reads the first slice and writes the modules that all kinds share.
 pub(crate) fn begin(source: &Source<'_>, kind: &Kind) -> Result<Draft, ResultError> {
-    let instance = source.series.slices.first().ok_or_else(|| ResultError::Content("the series has no slice".into()))?;
+    let instance = source
+        .series
+        .slices
+        .first()
+        .ok_or_else(|| ResultError::Content("the series has no slice".into()))?;
     let wanted = [PATIENT, STUDY, SCANNER, OTHERS].concat();
     let first = header::read(&instance.path, &wanted)?;
     let mut draft = Draft {
@@ -151,8 +172,19 @@ pub(crate) fn known_uid(text: &'static str) -> Uid {
 
 /// Text for an element of at most `limit` characters: printable ASCII, no value separator.
 pub(crate) fn clip(text: &str, limit: usize) -> String {
-    let plain = |c: char| if c.is_ascii_graphic() && c != '\\' || c == ' ' { c } else { '_' };
-    text.chars().take(limit).map(plain).collect::<String>().trim().to_string()
+    let plain = |c: char| {
+        if c.is_ascii_graphic() && c != '\\' || c == ' ' {
+            c
+        } else {
+            '_'
+        }
+    };
+    text.chars()
+        .take(limit)
+        .map(plain)
+        .collect::<String>()
+        .trim()
+        .to_string()
 }
 
 fn copy(from: &DataSet, to: &mut DataSet, wanted: &[Tag]) {
@@ -165,18 +197,27 @@ fn copy(from: &DataSet, to: &mut DataSet, wanted: &[Tag]) {
 
 fn patient(draft: &mut Draft) {
     copy(&draft.first, &mut draft.data, PATIENT);
-    PATIENT_TYPE_2.iter().for_each(|tag| draft.data.empty_unless_present(*tag));
+    PATIENT_TYPE_2
+        .iter()
+        .for_each(|tag| draft.data.empty_unless_present(*tag));
 }
 
 fn general_study(draft: &mut Draft, source: &Source<'_>) {
-    draft.data.uid(tags::STUDY_INSTANCE_UID, &source.series.study_instance_uid);
+    draft
+        .data
+        .uid(tags::STUDY_INSTANCE_UID, &source.series.study_instance_uid);
     copy(&draft.first, &mut draft.data, STUDY);
-    STUDY_TYPE_2.iter().for_each(|tag| draft.data.empty_unless_present(*tag));
+    STUDY_TYPE_2
+        .iter()
+        .for_each(|tag| draft.data.empty_unless_present(*tag));
 }
 
 fn general_series(draft: &mut Draft, source: &Source<'_>, kind: &Kind) {
     let identity = source.identity;
-    let source_number = draft.first.bytes(tags::SERIES_NUMBER).and_then(|b| std::str::from_utf8(b).ok()?.trim().parse().ok());
+    let source_number = draft
+        .first
+        .bytes(tags::SERIES_NUMBER)
+        .and_then(|b| std::str::from_utf8(b).ok()?.trim().parse().ok());
     // IS ends at 2^31: an odd source number must not push ours over it.
     let number = source_number.unwrap_or(0i64).clamp(0, 9_999_999) * 100 + kind.series_number_offset;
     let data = &mut draft.data;
@@ -185,7 +226,10 @@ fn general_series(draft: &mut Draft, source: &Source<'_>, kind: &Kind) {
     data.text(tags::SERIES_NUMBER, number.to_string());
     data.text(tags::SERIES_DATE, &identity.content_date);
     data.text(tags::SERIES_TIME, &identity.content_time);
-    data.text(tags::SERIES_DESCRIPTION, series_description(kind.modality, identity.revision));
+    data.text(
+        tags::SERIES_DESCRIPTION,
+        series_description(kind.modality, identity.revision),
+    );
 }
 
 fn series_description(modality: &str, revision: u32) -> String {
@@ -205,7 +249,9 @@ pub(crate) fn content_description(source: &Source<'_>) -> String {
 }
 
 fn frame_of_reference(draft: &mut Draft, source: &Source<'_>) {
-    draft.data.uid(tags::FRAME_OF_REFERENCE_UID, &source.series.frame_of_reference_uid);
+    draft
+        .data
+        .uid(tags::FRAME_OF_REFERENCE_UID, &source.series.frame_of_reference_uid);
     copy(&draft.first, &mut draft.data, &[tags::POSITION_REFERENCE_INDICATOR]);
     draft.data.empty_unless_present(tags::POSITION_REFERENCE_INDICATOR);
 }
@@ -214,7 +260,12 @@ fn frame_of_reference(draft: &mut Draft, source: &Source<'_>) {
 /// UID and serial number follow from them.
 fn general_equipment(data: &mut DataSet, source: &Source<'_>) {
     let mut versions = vec![format!("{PRODUCT} {VERSION}")];
-    versions.extend(source.models.iter().map(|m| clip(&format!("{} {}", m.name, m.version), 64)));
+    versions.extend(
+        source
+            .models
+            .iter()
+            .map(|m| clip(&format!("{} {}", m.name, m.version), 64)),
+    );
     let mut parts = vec![PRODUCT, VERSION];
     parts.extend(source.models.iter().map(|m| m.sha256.as_str()));
     let device = Uid::derived(&parts);
@@ -236,7 +287,11 @@ fn sop_common(draft: &mut Draft, source: &Source<'_>) {
     data.text(tags::INSTANCE_CREATION_TIME, &source.identity.content_time);
     data.text(tags::INSTANCE_NUMBER, source.identity.revision.max(1).to_string());
     // Manufacturer is type 1 in an item of Contributing Equipment: no item for a scanner that does not name its maker.
-    if draft.first.bytes(tags::MANUFACTURER).is_some_and(|maker| !maker.is_empty()) {
+    if draft
+        .first
+        .bytes(tags::MANUFACTURER)
+        .is_some_and(|maker| !maker.is_empty())
+    {
         let mut item = DataSet::default();
         copy(&draft.first, &mut item, SCANNER);
         item.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, ACQUISITION_EQUIPMENT);
@@ -260,7 +315,10 @@ pub(crate) fn algorithm_parameters(source: &Source<'_>) -> String {
 pub(crate) fn push_decimal(out: &mut Vec<u8>, value: f64, decimals: u32) {
     let scale = 10i64.pow(decimals);
     let scaled = (value * scale as f64).round() as i64;
-    let (whole, mut rest) = (scaled.unsigned_abs() / scale as u64, scaled.unsigned_abs() % scale as u64);
+    let (whole, mut rest) = (
+        scaled.unsigned_abs() / scale as u64,
+        scaled.unsigned_abs() % scale as u64,
+    );
     let mut places = decimals as usize;
     if scaled < 0 {
         out.push(b'-');
@@ -289,13 +347,17 @@ pub(crate) fn check_masks(source: &Source<'_>) -> Result<(), ResultError> {
         return Err(ResultError::Content(problem));
     }
     if source.masks.is_empty() {
-        return Err(ResultError::Content("no structure was outlined, so there is nothing to write".into()));
+        return Err(ResultError::Content(
+            "no structure was outlined, so there is nothing to write".into(),
+        ));
     }
     for (n, mask) in source.masks.iter().enumerate() {
         let (k, j, i) = mask.voxels.dim();
         let name = mask.structure.name;
         if (0..3).any(|axis| mask.offset[axis] + [i, j, k][axis] > size[axis]) {
-            return Err(ResultError::Content(format!("mask of {name} reaches beyond the grid of the series")));
+            return Err(ResultError::Content(format!(
+                "mask of {name} reaches beyond the grid of the series"
+            )));
         }
         if source.masks[..n].iter().any(|other| other.structure.name == name) {
             return Err(ResultError::Content(format!("two masks of {name}")));
@@ -310,19 +372,29 @@ pub(crate) fn check_identity(draft: &Draft, source: &Source<'_>) -> Result<(), R
     let series = source.series;
     let taken = |uid: &Uid| *uid == series.series_instance_uid || *uid == series.study_instance_uid;
     if ours[0] == ours[1] || ours.iter().any(|uid| taken(uid)) {
-        return Err(ResultError::Content(format!("UID {} is used twice", draft.series_instance_uid)));
+        return Err(ResultError::Content(format!(
+            "UID {} is used twice",
+            draft.series_instance_uid
+        )));
     }
     for tag in [tags::SERIES_DATE, tags::SERIES_TIME] {
         let digits = |b: &[u8]| !b.is_empty() && b.iter().all(|b| b.is_ascii_digit() || *b == b'.');
         if !draft.data.bytes(tag).is_some_and(digits) {
-            return Err(ResultError::Content("the content date or time of the job is not a DICOM date or time".into()));
+            return Err(ResultError::Content(
+                "the content date or time of the job is not a DICOM date or time".into(),
+            ));
         }
     }
     Ok(())
 }
 
 /// The value of an element as the source wrote it, or a refusal that names it.
-pub(crate) fn verbatim(header: &DataSet, tag: Tag, keyword: &str, path: &std::path::Path) -> Result<Value, ResultError> {
+pub(crate) fn verbatim(
+    header: &DataSet,
+    tag: Tag,
+    keyword: &str,
+    path: &std::path::Path,
+) -> Result<Value, ResultError> {
     match header.get(tag) {
         Some(value @ Value::Bytes(_, bytes)) if !bytes.trim_ascii().is_empty() => Ok(value.clone()),
         _ => Err(ResultError::Source(format!("{} has no {keyword}", path.display()))),
@@ -335,8 +407,14 @@ mod tests {
 
     #[test]
     fn decimals_are_short_and_plain() {
-        for (value, text) in [(-0.00004, "0"), (1.5, "1.5"), (-349.31640625, "-349.3164"), (120.0, "120"), (0.02, "0.02"), (-0.5, "-0.5")]
-        {
+        for (value, text) in [
+            (-0.00004, "0"),
+            (1.5, "1.5"),
+            (-349.31640625, "-349.3164"),
+            (120.0, "120"),
+            (0.02, "0.02"),
+            (-0.5, "-0.5"),
+        ] {
             assert_eq!(decimal(value, 4), text);
         }
         assert!(decimal(-99_999.123_456, 4).len() <= 16);
@@ -344,10 +422,16 @@ mod tests {
 
     #[test]
     fn descriptions_fit_and_say_what_they_supersede() {
-        assert_eq!(series_description("RTSTRUCT", 1), "RTSTRUCT: AI-generated, not reviewed");
+        assert_eq!(
+            series_description("RTSTRUCT", 1),
+            "RTSTRUCT: AI-generated, not reviewed"
+        );
         let long = series_description("RTSTRUCT", u32::MAX);
         assert!(long.len() <= 64);
-        assert!(series_description("RTSTRUCT", 12).ends_with("(rev. 12, supersedes 11)"), "{long}");
+        assert!(
+            series_description("RTSTRUCT", 12).ends_with("(rev. 12, supersedes 11)"),
+            "{long}"
+        );
     }
 
     #[test]

@@ -111,8 +111,15 @@ impl Piece {
     fn polygon(&self) -> Polygon {
         let mut loops = self.loops();
         // Twice the signed area tells outline from holes: the outline encloses the voxels, each hole runs the other way.
-        let outer = loops.iter().position(|l| doubled_area(l) > 0).expect("a piece has one outline");
-        let mut polygon: Polygon = loops.swap_remove(outer).into_iter().map(|[x, y]| [x as f64, y as f64]).collect();
+        let outer = loops
+            .iter()
+            .position(|l| doubled_area(l) > 0)
+            .expect("a piece has one outline");
+        let mut polygon: Polygon = loops
+            .swap_remove(outer)
+            .into_iter()
+            .map(|[x, y]| [x as f64, y as f64])
+            .collect();
         // From the left, so that whatever lies between a hole and the outline has been keyed in before.
         loops.sort_by_key(|l| l.iter().map(|[x, y]| (*x, *y)).min());
         for hole in loops {
@@ -177,7 +184,10 @@ fn walk(leaving: &mut Array2<u8>, start: [isize; 2]) -> Vec<[isize; 2]> {
         }
         // Turning left first keeps to the same voxel where two meet at a corner.
         let next = [1, 0, 3].map(|turn| (direction + turn) % 4);
-        let next = next.into_iter().find(|d| leaving[at(place)] >> d & 1 == 1).expect("every edge has a successor");
+        let next = next
+            .into_iter()
+            .find(|d| leaving[at(place)] >> d & 1 == 1)
+            .expect("every edge has a successor");
         if next != direction {
             corners.push(place);
         }
@@ -187,7 +197,11 @@ fn walk(leaving: &mut Array2<u8>, start: [isize; 2]) -> Vec<[isize; 2]> {
 
 fn doubled_area(corners: &[[isize; 2]]) -> isize {
     let after = corners.iter().cycle().skip(1);
-    corners.iter().zip(after).map(|([x0, y0], [x1, y1])| x0 * y1 - x1 * y0).sum()
+    corners
+        .iter()
+        .zip(after)
+        .map(|([x0, y0], [x1, y1])| x0 * y1 - x1 * y0)
+        .sum()
 }
 
 /// Joins a hole to the polygon by a channel that runs left from the hole's leftmost edge.
@@ -210,7 +224,11 @@ fn key_in(polygon: &mut Polygon, hole: &[[isize; 2]]) {
         .max_by(|a, b| polygon[*a][0].total_cmp(&polygon[*b][0]))
         .expect("a hole lies inside its outline");
     let mut channel = vec![[polygon[crossed][0], height], [hole_x, height]];
-    channel.extend((0..hole.len()).map(|n| hole[(to + n) % hole.len()]).map(|[x, y]| [x as f64, y as f64]));
+    channel.extend(
+        (0..hole.len())
+            .map(|n| hole[(to + n) % hole.len()])
+            .map(|[x, y]| [x as f64, y as f64]),
+    );
     channel.extend([[hole_x, height], [polygon[crossed][0], height]]);
     polygon.splice(crossed + 1..crossed + 1, channel);
 }
@@ -218,7 +236,12 @@ fn key_in(polygon: &mut Polygon, hole: &[[isize; 2]]) {
 /// The area a polygon encloses, in voxels. Both sides of a keyhole's channel cancel.
 pub fn area(polygon: &[Corner]) -> f64 {
     let after = polygon.iter().cycle().skip(1);
-    polygon.iter().zip(after).map(|([x0, y0], [x1, y1])| x0 * y1 - x1 * y0).sum::<f64>() / 2.0
+    polygon
+        .iter()
+        .zip(after)
+        .map(|([x0, y0], [x1, y1])| x0 * y1 - x1 * y0)
+        .sum::<f64>()
+        / 2.0
 }
 
 #[cfg(test)]
@@ -272,7 +295,9 @@ mod tests {
 
     #[test]
     fn holes_are_keyed_into_one_polygon() {
-        let ring = picture(&[".......", ".#####.", ".#.#.#.", ".#####.", ".#...#.", ".#####.", "......."]);
+        let ring = picture(&[
+            ".......", ".#####.", ".#.#.#.", ".#####.", ".#...#.", ".#####.", ".......",
+        ]);
         let polygons = outline(ring.view(), ALL);
         assert_eq!(polygons.len(), 1);
         check(&ring, &polygons);

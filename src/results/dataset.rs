@@ -57,7 +57,9 @@ impl DataSet {
 
     /// A type 2 element without a value, unless it has one already.
     pub(crate) fn empty_unless_present(&mut self, tag: Tag) {
-        self.0.entry(tag).or_insert_with(|| Value::Bytes(standard_vr(tag), Vec::new()));
+        self.0
+            .entry(tag)
+            .or_insert_with(|| Value::Bytes(standard_vr(tag), Vec::new()));
     }
 
     pub(crate) fn uid(&mut self, tag: Tag, uid: &Uid) {
@@ -66,12 +68,18 @@ impl DataSet {
 
     /// Unsigned shorts (US).
     pub(crate) fn shorts(&mut self, tag: Tag, values: &[u16]) {
-        self.insert(tag, Value::Bytes(VR::US, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        self.insert(
+            tag,
+            Value::Bytes(VR::US, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        );
     }
 
     /// Unsigned longs (UL).
     pub(crate) fn longs(&mut self, tag: Tag, values: &[u32]) {
-        self.insert(tag, Value::Bytes(VR::UL, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        self.insert(
+            tag,
+            Value::Bytes(VR::UL, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        );
     }
 
     /// An attribute tag (AT).
@@ -116,7 +124,11 @@ impl DataSet {
                     element_header(out, *tag, *vr, bytes.len() + bytes.len() % 2);
                     out.extend_from_slice(bytes);
                     if bytes.len() % 2 == 1 {
-                        out.push(if matches!(vr, VR::UI | VR::OB | VR::UN) { 0 } else { b' ' });
+                        out.push(if matches!(vr, VR::UI | VR::OB | VR::UN) {
+                            0
+                        } else {
+                            b' '
+                        });
                     }
                 }
                 Value::Items(items) => {
@@ -131,7 +143,9 @@ impl DataSet {
     /// The longest value that Explicit VR cannot carry, if there is one: its 16-bit length field ends at 65 534 bytes.
     pub(crate) fn too_long_for_explicit_vr(&self) -> Option<(Tag, usize)> {
         self.0.iter().find_map(|(tag, value)| match value {
-            Value::Bytes(vr, bytes) if !has_long_length(*vr) && bytes.len() > MAX_SHORT_VALUE => Some((*tag, bytes.len())),
+            Value::Bytes(vr, bytes) if !has_long_length(*vr) && bytes.len() > MAX_SHORT_VALUE => {
+                Some((*tag, bytes.len()))
+            }
             Value::Bytes(..) => None,
             Value::Items(items) => items.iter().find_map(DataSet::too_long_for_explicit_vr),
         })
@@ -194,7 +208,10 @@ pub(crate) fn part10(data: &DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid
     meta.uid(tags::MEDIA_STORAGE_SOP_INSTANCE_UID, sop_instance_uid);
     meta.text(tags::TRANSFER_SYNTAX_UID, EXPLICIT_VR_LITTLE_ENDIAN);
     meta.text(tags::IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID);
-    meta.text(tags::IMPLEMENTATION_VERSION_NAME, concat!("MEDLSAMD_", env!("CARGO_PKG_VERSION")));
+    meta.text(
+        tags::IMPLEMENTATION_VERSION_NAME,
+        concat!("MEDLSAMD_", env!("CARGO_PKG_VERSION")),
+    );
     let mut group = Vec::new();
     meta.encode(&mut group);
 
@@ -230,15 +247,30 @@ mod tests {
         assert_eq!(read.element(tags::PATIENT_NAME).unwrap().to_str().unwrap(), "Odd");
         assert_eq!(read.element(tags::ROWS).unwrap().to_int::<u16>().unwrap(), 512);
         let series = read.element(tags::REFERENCED_SERIES_SEQUENCE).unwrap().items().unwrap();
-        assert_eq!(series[0].element(tags::REFERENCED_INSTANCE_SEQUENCE).unwrap().items().unwrap().len(), 2);
+        assert_eq!(
+            series[0]
+                .element(tags::REFERENCED_INSTANCE_SEQUENCE)
+                .unwrap()
+                .items()
+                .unwrap()
+                .len(),
+            2
+        );
     }
 
     #[test]
     fn a_value_beyond_the_16_bit_length_is_found_however_deep() {
         let mut data = DataSet::default();
-        data.item(tags::ROI_CONTOUR_SEQUENCE, |item| item.text(tags::CONTOUR_DATA, "1".repeat(MAX_SHORT_VALUE)));
+        data.item(tags::ROI_CONTOUR_SEQUENCE, |item| {
+            item.text(tags::CONTOUR_DATA, "1".repeat(MAX_SHORT_VALUE))
+        });
         assert_eq!(data.too_long_for_explicit_vr(), None);
-        data.item(tags::ROI_CONTOUR_SEQUENCE, |item| item.text(tags::CONTOUR_DATA, "1".repeat(MAX_SHORT_VALUE + 2)));
-        assert_eq!(data.too_long_for_explicit_vr(), Some((tags::CONTOUR_DATA, MAX_SHORT_VALUE + 2)));
+        data.item(tags::ROI_CONTOUR_SEQUENCE, |item| {
+            item.text(tags::CONTOUR_DATA, "1".repeat(MAX_SHORT_VALUE + 2))
+        });
+        assert_eq!(
+            data.too_long_for_explicit_vr(),
+            Some((tags::CONTOUR_DATA, MAX_SHORT_VALUE + 2))
+        );
     }
 }

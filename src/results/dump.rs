@@ -62,11 +62,18 @@ mod tests {
             set_aside: Vec::new(),
         };
         let structure = crate::structure::by_name("liver").unwrap();
-        let mask = Mask { structure, offset: [2, 4, 1], voxels: Array3::from_elem((1, 1, 1), true) };
+        let mask = Mask {
+            structure,
+            offset: [2, 4, 1],
+            voxels: Array3::from_elem((1, 1, 1), true),
+        };
         let bytes = dump(&series, &[mask]);
         let line = bytes.iter().position(|b| *b == b'\n').unwrap();
         let head: serde_json::Value = serde_json::from_slice(&bytes[..line]).unwrap();
-        assert_eq!((head["columns"].as_u64(), head["structures"][0].as_str()), (Some(3), Some("liver")));
+        assert_eq!(
+            (head["columns"].as_u64(), head["structures"][0].as_str()),
+            (Some(3), Some("liver"))
+        );
         assert_eq!(bytes[line + 1..], [0, 0, 0, 0b0010_0000]);
     }
 }

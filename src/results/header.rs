@@ -30,7 +30,10 @@ pub(crate) fn read(path: &Path, wanted: &[Tag]) -> Result<DataSet, ResultError> 
     let mut want = FIRST_READ;
     loop {
         let missing = (want - head.len()) as u64;
-        file.by_ref().take(missing).read_to_end(&mut head).map_err(|error| problem(&error))?;
+        file.by_ref()
+            .take(missing)
+            .read_to_end(&mut head)
+            .map_err(|error| problem(&error))?;
         let complete = head.len() < want;
         match attributes(&head, complete, wanted) {
             Err(HeaderError::NeedMore { .. }) if !complete && want < MAX_HEADER => want = (want * 4).min(MAX_HEADER),
@@ -44,7 +47,12 @@ fn attributes(file: &[u8], complete: bool, wanted: &[Tag]) -> Result<DataSet, He
     let body = &file[start..];
     let encoding = Encoding::of(&transfer_syntax_uid);
     if encoding.deflated {
-        return collect(&inflate(body, &transfer_syntax_uid, complete)?, Encoding::EXPLICIT_LE, true, wanted);
+        return collect(
+            &inflate(body, &transfer_syntax_uid, complete)?,
+            Encoding::EXPLICIT_LE,
+            true,
+            wanted,
+        );
     }
     collect(body, encoding, complete, wanted)
 }
@@ -55,7 +63,9 @@ fn inflate(body: &[u8], transfer_syntax_uid: &Uid, complete: bool) -> Result<Vec
         return Err(HeaderError::NeedMore { at_hand: body.len() });
     }
     let mut plain = Vec::new();
-    let inflated = flate2::read::DeflateDecoder::new(body).take(MAX_HEADER as u64).read_to_end(&mut plain);
+    let inflated = flate2::read::DeflateDecoder::new(body)
+        .take(MAX_HEADER as u64)
+        .read_to_end(&mut plain);
     inflated.map_err(|error| HeaderError::Malformed(format!("{transfer_syntax_uid}: {error}")))?;
     Ok(plain)
 }
@@ -98,7 +108,10 @@ fn value(element: &scan::Element<'_>, encoding: Encoding, depth: usize) -> Optio
         return Some(Value::Items(items(element.value, encoding, depth.checked_sub(1)?)?));
     }
     use VR::*;
-    let text = matches!(vr, AE | AS | CS | DA | DS | DT | IS | LO | LT | PN | SH | ST | TM | UC | UI | UR | UT);
+    let text = matches!(
+        vr,
+        AE | AS | CS | DA | DS | DT | IS | LO | LT | PN | SH | ST | TM | UC | UI | UR | UT
+    );
     let portable = text || !encoding.big_endian;
     (portable && !element.undefined_length && element.value.len() <= MAX_VALUE)
         .then(|| Value::Bytes(vr, element.value.to_vec()))
@@ -116,12 +129,18 @@ fn items(data: &[u8], encoding: Encoding, depth: usize) -> Option<Vec<DataSet>> 
             SEQUENCE_DELIMITATION => break,
             _ => return None,
         }
-        let content = if length == UNDEFINED { data.get(at..)? } else { data.get(at..at.checked_add(length as usize)?)? };
+        let content = if length == UNDEFINED {
+            data.get(at..)?
+        } else {
+            data.get(at..at.checked_add(length as usize)?)?
+        };
         let mut item = DataSet::default();
         let mut whole = true;
-        let end = scan::scan(content, encoding, BEFORE_ITEMS, |element| match value(&element, encoding, depth) {
-            Some(value) => item.insert(Tag((element.tag >> 16) as u16, element.tag as u16), value),
-            None => whole = false,
+        let end = scan::scan(content, encoding, BEFORE_ITEMS, |element| {
+            match value(&element, encoding, depth) {
+                Some(value) => item.insert(Tag((element.tag >> 16) as u16, element.tag as u16), value),
+                None => whole = false,
+            }
         });
         // An item of undefined length ends with a delimiter of its own.
         at += end.ok()? + if length == UNDEFINED { 8 } else { 0 };
@@ -136,7 +155,11 @@ fn items(data: &[u8], encoding: Encoding, depth: usize) -> Option<Vec<DataSet>> 
 fn item_head(bytes: &[u8], encoding: Encoding) -> (u32, u32) {
     let short = |at: usize| {
         let pair = [bytes[at], bytes[at + 1]];
-        u32::from(if encoding.big_endian { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) })
+        u32::from(if encoding.big_endian {
+            u16::from_be_bytes(pair)
+        } else {
+            u16::from_le_bytes(pair)
+        })
     };
     let (low, high) = if encoding.big_endian { (6, 4) } else { (4, 6) };
     (short(0) << 16 | short(2), short(high) << 16 | short(low))
@@ -176,8 +199,12 @@ mod tests {
 
     #[test]
     fn attributes_come_as_written_from_every_encoding() {
-        let wanted =
-            [tags::PATIENT_NAME, tags::STUDY_ID, tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE, tags::ACCESSION_NUMBER];
+        let wanted = [
+            tags::PATIENT_NAME,
+            tags::STUDY_ID,
+            tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE,
+            tags::ACCESSION_NUMBER,
+        ];
         let syntaxes = [
             uids::EXPLICIT_VR_LITTLE_ENDIAN,
             uids::IMPLICIT_VR_LITTLE_ENDIAN,
@@ -186,11 +213,19 @@ mod tests {
         ];
         let read = |syntax| attributes(&file(syntax), true, &wanted).unwrap();
         let first = read(syntaxes[0]);
-        assert_eq!(first.bytes(tags::PATIENT_NAME), Some(b"Yamada^Tarou=\x1b$B;3ED".as_slice()));
+        assert_eq!(
+            first.bytes(tags::PATIENT_NAME),
+            Some(b"Yamada^Tarou=\x1b$B;3ED".as_slice())
+        );
         assert_eq!(first.bytes(tags::STUDY_ID), Some(b"7".as_slice()));
         assert_eq!(first.get(tags::ACCESSION_NUMBER), None);
-        let Some(Value::Items(codes)) = first.get(tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE) else { panic!("no sequence") };
-        assert_eq!((codes.len(), codes[1].bytes(tags::CODE_VALUE)), (2, Some(b"113100".as_slice())));
+        let Some(Value::Items(codes)) = first.get(tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE) else {
+            panic!("no sequence")
+        };
+        assert_eq!(
+            (codes.len(), codes[1].bytes(tags::CODE_VALUE)),
+            (2, Some(b"113100".as_slice()))
+        );
         let encoded = |data: &DataSet| {
             let uid = crate::dicom::uid::Uid::derived(&["x"]);
             dataset::part10(data, &uid, &uid)

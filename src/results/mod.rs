@@ -29,7 +29,7 @@ pub struct Identity {
 }
 
 /// A model that took part, for the algorithm identification.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ModelUsed {
     pub name: String,
     pub version: String,
@@ -66,6 +66,7 @@ pub enum ResultError {
 }
 
 /// One kind of result object.
+#[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
@@ -74,6 +75,19 @@ pub struct Kind {
 
 /// Every kind of result we can write; the configuration's `results`, the SCU's presentation contexts and `check` read this table.
 pub const KINDS: &[Kind] = &[
-    Kind { name: "seg", sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4", write: seg::write },
-    Kind { name: "rtstruct", sop_class_uid: "1.2.840.10008.5.1.4.1.1.481.3", write: rtstruct::write },
+    Kind {
+        name: "seg",
+        sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4",
+        write: seg::write,
+    },
+    Kind {
+        name: "rtstruct",
+        sop_class_uid: "1.2.840.10008.5.1.4.1.1.481.3",
+        write: rtstruct::write,
+    },
 ];
+
+/// Looks a kind up by its name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}

@@ -17,8 +17,12 @@ use dicom::dictionary_std::tags;
 pub(crate) const RT_STRUCTURE_SET_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.481.3";
 /// Detached Study Management: retired, and still what planning systems expect as the class of a referenced study.
 const DETACHED_STUDY_MANAGEMENT: &str = "1.2.840.10008.3.1.2.3.1";
-const KIND: common::Kind =
-    common::Kind { name: "rtstruct", sop_class_uid: RT_STRUCTURE_SET_STORAGE, modality: "RTSTRUCT", series_number_offset: 92 };
+const KIND: common::Kind = common::Kind {
+    name: "rtstruct",
+    sop_class_uid: RT_STRUCTURE_SET_STORAGE,
+    modality: "RTSTRUCT",
+    series_number_offset: 92,
+};
 /// A tenth of a micrometre: far below any error that matters, and short enough for DS.
 const DECIMALS: u32 = 4;
 
@@ -29,15 +33,26 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let mut draft = common::begin(source, &KIND)?;
     common::check_identity(&draft, source)?;
     structure_set(&mut draft, source);
-    let contours = source.masks.iter().enumerate().map(|(n, mask)| roi_contour(source, &planes, n, mask));
+    let contours = source
+        .masks
+        .iter()
+        .enumerate()
+        .map(|(n, mask)| roi_contour(source, &planes, n, mask));
     let contours = contours.collect::<Result<_, _>>()?;
     draft.data.items(tags::ROI_CONTOUR_SEQUENCE, contours);
-    let observations = source.masks.iter().enumerate().map(|(n, mask)| observation(n, mask)).collect();
+    let observations = source
+        .masks
+        .iter()
+        .enumerate()
+        .map(|(n, mask)| observation(n, mask))
+        .collect();
     draft.data.items(tags::RTROI_OBSERVATIONS_SEQUENCE, observations);
     // Approval (C.8.8.16): a person must look first, so there is no review date either.
     draft.data.text(tags::APPROVAL_STATUS, "UNAPPROVED");
     if let Some((tag, length)) = draft.data.too_long_for_explicit_vr() {
-        return Err(ResultError::Content(format!("{tag} holds {length} bytes, more than explicit VR can carry")));
+        return Err(ResultError::Content(format!(
+            "{tag} holds {length} bytes, more than explicit VR can carry"
+        )));
     }
     Ok(ResultObject {
         kind: KIND.name,
@@ -60,8 +75,12 @@ struct Plane {
 impl Plane {
     fn of(instance: &Instance) -> Result<Self, ResultError> {
         let lacks = |what: &str| ResultError::Source(format!("{} has no {what}", instance.path.display()));
-        let origin = instance.image_position.ok_or_else(|| lacks("Image Position (Patient)"))?;
-        let [a, b, c, d, e, f] = instance.image_orientation.ok_or_else(|| lacks("Image Orientation (Patient)"))?;
+        let origin = instance
+            .image_position
+            .ok_or_else(|| lacks("Image Position (Patient)"))?;
+        let [a, b, c, d, e, f] = instance
+            .image_orientation
+            .ok_or_else(|| lacks("Image Orientation (Patient)"))?;
         let [between_rows, between_columns] = instance.pixel_spacing_mm.ok_or_else(|| lacks("Pixel Spacing"))?;
         let (row_cosine, column_cosine) = ([a, b, c], [d, e, f]);
         if (norm(cross(row_cosine, column_cosine)) - 1.0).abs() > 0.01 {
@@ -105,14 +124,20 @@ fn structure_set(draft: &mut Draft, source: &Source<'_>) {
     data.text(tags::OPERATORS_NAME, "");
     data.text(tags::STRUCTURE_SET_LABEL, label);
     data.text(tags::STRUCTURE_SET_NAME, common::content_description(source));
-    data.text(tags::STRUCTURE_SET_DESCRIPTION, common::clip(&description(source), 1024));
+    data.text(
+        tags::STRUCTURE_SET_DESCRIPTION,
+        common::clip(&description(source), 1024),
+    );
     data.text(tags::STRUCTURE_SET_DATE, &identity.content_date);
     data.text(tags::STRUCTURE_SET_TIME, &identity.content_time);
     referenced_frame_of_reference(data, source);
     let rois = source.masks.iter().enumerate().map(|(n, mask)| {
         let mut item = DataSet::default();
         item.text(tags::ROI_NUMBER, (n + 1).to_string());
-        item.uid(tags::REFERENCED_FRAME_OF_REFERENCE_UID, &source.series.frame_of_reference_uid);
+        item.uid(
+            tags::REFERENCED_FRAME_OF_REFERENCE_UID,
+            &source.series.frame_of_reference_uid,
+        );
         item.text(tags::ROI_NAME, mask.structure.roi_name);
         item.text(tags::ROI_DESCRIPTION, "AI-generated, not reviewed");
         item.text(tags::ROI_GENERATION_ALGORITHM, "AUTOMATIC");
@@ -128,7 +153,10 @@ fn description(source: &Source<'_>) -> String {
         Some(earlier) => format!(" Supersedes {earlier}."),
         None => String::new(),
     };
-    format!("Outlined by {}, not reviewed by a physician.{replaces} {models}", common::algorithm_name(source))
+    format!(
+        "Outlined by {}, not reviewed by a physician.{replaces} {models}",
+        common::algorithm_name(source)
+    )
 }
 
 /// Study, series and every slice the contours may lie on.
@@ -138,7 +166,10 @@ fn referenced_frame_of_reference(data: &mut DataSet, source: &Source<'_>) {
     data.item(tags::REFERENCED_FRAME_OF_REFERENCE_SEQUENCE, |frame| {
         frame.uid(tags::FRAME_OF_REFERENCE_UID, &series.frame_of_reference_uid);
         frame.item(tags::RT_REFERENCED_STUDY_SEQUENCE, |study| {
-            study.put_reference(&common::known_uid(DETACHED_STUDY_MANAGEMENT), &series.study_instance_uid);
+            study.put_reference(
+                &common::known_uid(DETACHED_STUDY_MANAGEMENT),
+                &series.study_instance_uid,
+            );
             study.item(tags::RT_REFERENCED_SERIES_SEQUENCE, |item| {
                 item.uid(tags::SERIES_INSTANCE_UID, &series.series_instance_uid);
                 item.items(tags::CONTOUR_IMAGE_SEQUENCE, images);
@@ -161,9 +192,8 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
     let longest_corner = longest_corner(planes, source.series.grid.size);
     for (k, slice) in mask.voxels.outer_iter().enumerate() {
         let (plane, instance) = (&planes[k0 + k], &source.series.slices[k0 + k]);
-        let placed = |polygon: &Polygon| -> Polygon {
-            polygon.iter().map(|[x, y]| [x + i0 as f64, y + j0 as f64]).collect()
-        };
+        let placed =
+            |polygon: &Polygon| -> Polygon { polygon.iter().map(|[x, y]| [x + i0 as f64, y + j0 as f64]).collect() };
         let fits = |polygon: &Polygon| polygon.len() * longest_corner <= MAX_SHORT_VALUE;
         for polygon in contour::outline(slice, &fits) {
             area += contour::area(&polygon);
@@ -172,13 +202,18 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
             item.text(tags::CONTOUR_GEOMETRIC_TYPE, "CLOSED_PLANAR");
             item.text(tags::NUMBER_OF_CONTOUR_POINTS, polygon.len().to_string());
             item.text(tags::CONTOUR_NUMBER, (contours.len() + 1).to_string());
-            item.insert(tags::CONTOUR_DATA, Value::Bytes(VR::DS, plane.contour_data(&placed(&polygon))));
+            item.insert(
+                tags::CONTOUR_DATA,
+                Value::Bytes(VR::DS, plane.contour_data(&placed(&polygon))),
+            );
             contours.push(item);
         }
     }
     if (area - mask.voxel_count() as f64).abs() > 1e-6 * area {
         let (name, voxels) = (mask.structure.name, mask.voxel_count());
-        return Err(ResultError::Content(format!("contours of {name} enclose {area} voxels, its mask has {voxels}")));
+        return Err(ResultError::Content(format!(
+            "contours of {name} enclose {area} voxels, its mask has {voxels}"
+        )));
     }
     let mut item = DataSet::default();
     let [red, green, blue] = mask.structure.colour;
@@ -192,7 +227,10 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
 fn longest_corner(planes: &[Plane], [columns, rows, _]: [usize; 3]) -> usize {
     let (right, bottom) = (columns as f64 - 0.5, rows as f64 - 0.5);
     let edges = [[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]];
-    let coordinates = planes.iter().flat_map(|plane| edges.map(|edge| plane.point(edge))).flatten();
+    let coordinates = planes
+        .iter()
+        .flat_map(|plane| edges.map(|edge| plane.point(edge)))
+        .flatten();
     let furthest = coordinates.fold(0.0, |most: f64, c| most.max(c.abs()));
     // Sign, whole part, point, decimals and the separator.
     3 * (common::decimal(furthest.trunc(), 0).len() + DECIMALS as usize + 3)

@@ -15,13 +15,25 @@ use dicom::core::{Tag, VR};
 use dicom::dictionary_std::tags;
 
 pub(crate) const SEGMENTATION_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.66.4";
-const KIND: common::Kind =
-    common::Kind { name: "seg", sop_class_uid: SEGMENTATION_STORAGE, modality: "SEG", series_number_offset: 91 };
+const KIND: common::Kind = common::Kind {
+    name: "seg",
+    sop_class_uid: SEGMENTATION_STORAGE,
+    modality: "SEG",
+    series_number_offset: 91,
+};
 
 /// PS3.16 CID 7203.
-const SEGMENTATION: Code = Code { value: "113076", scheme: "DCM", meaning: "Segmentation" };
+const SEGMENTATION: Code = Code {
+    value: "113076",
+    scheme: "DCM",
+    meaning: "Segmentation",
+};
 /// PS3.16 CID 7162.
-const ARTIFICIAL_INTELLIGENCE: Code = Code { value: "123110", scheme: "DCM", meaning: "Artificial Intelligence" };
+const ARTIFICIAL_INTELLIGENCE: Code = Code {
+    value: "123110",
+    scheme: "DCM",
+    meaning: "Artificial Intelligence",
+};
 
 /// A person name; one component alone would be the retired form.
 const CONTENT_CREATOR: &str = "medlsamd^AI";
@@ -52,7 +64,12 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     common::check_identity(&draft, source)?;
 
     segmentation_image(&mut draft, source, frames.len());
-    let segments = source.masks.iter().enumerate().map(|(n, mask)| segment(source, n, mask)).collect();
+    let segments = source
+        .masks
+        .iter()
+        .enumerate()
+        .map(|(n, mask)| segment(source, n, mask))
+        .collect();
     draft.data.items(tags::SEGMENT_SEQUENCE, segments);
     multi_frame_dimension(&mut draft.data, source);
     common_instance_reference(&mut draft.data, source);
@@ -73,8 +90,12 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
 }
 
 fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError> {
-    const WANTED: &[Tag] =
-        &[tags::IMAGE_POSITION_PATIENT, tags::IMAGE_ORIENTATION_PATIENT, tags::PIXEL_SPACING, tags::SLICE_THICKNESS];
+    const WANTED: &[Tag] = &[
+        tags::IMAGE_POSITION_PATIENT,
+        tags::IMAGE_ORIENTATION_PATIENT,
+        tags::PIXEL_SPACING,
+        tags::SLICE_THICKNESS,
+    ];
     let plane = |instance: &crate::dicom::header::Instance| {
         let header = header::read(&instance.path, WANTED)?;
         let text = |tag, keyword| common::verbatim(&header, tag, keyword, &instance.path);
@@ -91,10 +112,13 @@ fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError> {
 /// General Image, Image Pixel, Segmentation Image (C.8.20.2) and Multi-frame Functional Groups (C.7.6.16).
 fn segmentation_image(draft: &mut Draft, source: &Source<'_>, frame_count: usize) {
     let lossy = draft.first.bytes(tags::LOSSY_IMAGE_COMPRESSION) == Some(b"01");
-    let copied: Vec<_> = [tags::LOSSY_IMAGE_COMPRESSION_RATIO, tags::LOSSY_IMAGE_COMPRESSION_METHOD]
-        .into_iter()
-        .filter_map(|tag| Some((tag, draft.first.get(tag).filter(|_| lossy)?.clone())))
-        .collect();
+    let copied: Vec<_> = [
+        tags::LOSSY_IMAGE_COMPRESSION_RATIO,
+        tags::LOSSY_IMAGE_COMPRESSION_METHOD,
+    ]
+    .into_iter()
+    .filter_map(|tag| Some((tag, draft.first.get(tag).filter(|_| lossy)?.clone())))
+    .collect();
     let [columns, rows, _] = source.series.grid.size;
     let data = &mut draft.data;
     data.text(tags::IMAGE_TYPE, "DERIVED\\PRIMARY");
@@ -155,17 +179,30 @@ fn segment(source: &Source<'_>, n: usize, mask: &Mask) -> DataSet {
 fn cielab(colour: [u8; 3]) -> [u16; 3] {
     let linear = colour.map(|c| {
         let c = f64::from(c) / 255.0;
-        if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
+        if c <= 0.04045 {
+            c / 12.92
+        } else {
+            ((c + 0.055) / 1.055).powf(2.4)
+        }
     });
     // sRGB primaries adapted to D50 by Bradford's method, over the D50 white.
-    let rows = [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]];
+    let rows = [
+        [0.4360747, 0.3850649, 0.1430804],
+        [0.2225045, 0.7168786, 0.0606169],
+        [0.0139322, 0.0971045, 0.7141733],
+    ];
     let white = [0.9642, 1.0, 0.8251];
     let f = |axis: usize| {
         let t = dot(rows[axis], linear) / white[axis];
-        if t > 216.0 / 24389.0 { t.cbrt() } else { (24389.0 / 27.0 * t + 16.0) / 116.0 }
+        if t > 216.0 / 24389.0 {
+            t.cbrt()
+        } else {
+            (24389.0 / 27.0 * t + 16.0) / 116.0
+        }
     };
     let (x, y, z) = (f(0), f(1), f(2));
-    let scaled = |value: f64, low: f64, range: f64| ((value - low) / range * 65535.0).round().clamp(0.0, 65535.0) as u16;
+    let scaled =
+        |value: f64, low: f64, range: f64| ((value - low) / range * 65535.0).round().clamp(0.0, 65535.0) as u16;
     [
         scaled(116.0 * y - 16.0, 0.0, 100.0),
         scaled(500.0 * (x - y), -128.0, 255.0),
@@ -176,7 +213,9 @@ fn cielab(colour: [u8; 3]) -> [u16; 3] {
 /// Multi-frame Dimension (C.7.6.17): segment, then position.
 fn multi_frame_dimension(data: &mut DataSet, source: &Source<'_>) {
     let organization = common::derived(source, KIND.name, "dimensions");
-    data.item(tags::DIMENSION_ORGANIZATION_SEQUENCE, |item| item.uid(tags::DIMENSION_ORGANIZATION_UID, &organization));
+    data.item(tags::DIMENSION_ORGANIZATION_SEQUENCE, |item| {
+        item.uid(tags::DIMENSION_ORGANIZATION_UID, &organization)
+    });
     let dimension = |pointer: Tag, group: Tag, label: &str| {
         let mut item = DataSet::default();
         item.uid(tags::DIMENSION_ORGANIZATION_UID, &organization);
@@ -186,7 +225,11 @@ fn multi_frame_dimension(data: &mut DataSet, source: &Source<'_>) {
         item
     };
     let dimensions = vec![
-        dimension(tags::REFERENCED_SEGMENT_NUMBER, tags::SEGMENT_IDENTIFICATION_SEQUENCE, "Segment"),
+        dimension(
+            tags::REFERENCED_SEGMENT_NUMBER,
+            tags::SEGMENT_IDENTIFICATION_SEQUENCE,
+            "Segment",
+        ),
         dimension(tags::IMAGE_POSITION_PATIENT, tags::PLANE_POSITION_SEQUENCE, "Position"),
     ];
     data.items(tags::DIMENSION_INDEX_SEQUENCE, dimensions);
@@ -201,7 +244,10 @@ fn common_instance_reference(data: &mut DataSet, source: &Source<'_>) {
     };
     data.item(tags::REFERENCED_SERIES_SEQUENCE, |item| {
         item.uid(tags::SERIES_INSTANCE_UID, &source.series.series_instance_uid);
-        item.items(tags::REFERENCED_INSTANCE_SEQUENCE, source.series.slices.iter().map(reference).collect());
+        item.items(
+            tags::REFERENCED_INSTANCE_SEQUENCE,
+            source.series.slices.iter().map(reference).collect(),
+        );
     });
 }
 
@@ -216,7 +262,10 @@ fn put_measures(groups: &mut DataSet, plane: &Plane, source: &Source<'_>, betwee
         item.insert(tags::PIXEL_SPACING, plane.spacing.clone());
         match &plane.thickness {
             Some(thickness) => item.insert(tags::SLICE_THICKNESS, thickness.clone()),
-            None => item.text(tags::SLICE_THICKNESS, common::decimal(source.series.grid.spacing_mm[2], 4)),
+            None => item.text(
+                tags::SLICE_THICKNESS,
+                common::decimal(source.series.grid.spacing_mm[2], 4),
+            ),
         }
         if let Some(between) = between_slices {
             item.text(tags::SPACING_BETWEEN_SLICES, between);
@@ -230,7 +279,9 @@ fn oriented_alike(planes: &[Plane]) -> bool {
 }
 
 fn measured_alike(planes: &[Plane]) -> bool {
-    planes.iter().all(|p| p.spacing == planes[0].spacing && p.thickness == planes[0].thickness)
+    planes
+        .iter()
+        .all(|p| p.spacing == planes[0].spacing && p.thickness == planes[0].thickness)
 }
 
 fn shared_groups(planes: &[Plane], source: &Source<'_>) -> DataSet {
@@ -239,7 +290,12 @@ fn shared_groups(planes: &[Plane], source: &Source<'_>) -> DataSet {
         put_orientation(&mut groups, &planes[0]);
     }
     if measured_alike(planes) {
-        put_measures(&mut groups, &planes[0], source, spacing_between_slices(source).as_deref());
+        put_measures(
+            &mut groups,
+            &planes[0],
+            source,
+            spacing_between_slices(source).as_deref(),
+        );
     }
     groups
 }
@@ -247,7 +303,12 @@ fn shared_groups(planes: &[Plane], source: &Source<'_>) -> DataSet {
 /// Distance between neighbouring slices along the normal, when it is the same everywhere within a hundredth.
 fn spacing_between_slices(source: &Source<'_>) -> Option<String> {
     let normal = cross(source.series.grid.directions[0], source.series.grid.directions[1]);
-    let along: Option<Vec<f64>> = source.series.slices.iter().map(|s| Some(dot(s.image_position?, normal))).collect();
+    let along: Option<Vec<f64>> = source
+        .series
+        .slices
+        .iter()
+        .map(|s| Some(dot(s.image_position?, normal)))
+        .collect();
     let along = along?;
     let steps: Vec<f64> = along.windows(2).map(|pair| (pair[1] - pair[0]).abs()).collect();
     let mean = (along.last()? - along.first()?).abs() / steps.len() as f64;
@@ -263,7 +324,15 @@ fn append_frames(out: &mut Vec<u8>, source: &Source<'_>, planes: &[Plane], frame
     let mut used = vec![false; planes.len()];
     frames.iter().for_each(|frame| used[frame.k] = true);
     // Dimension index values count from 1 without gaps (C.7.6.17.1), so only slices that some frame uses have one.
-    let rank: Vec<u32> = used.iter().scan(0, |count, used| Some({ *count += u32::from(*used); *count })).collect();
+    let rank: Vec<u32> = used
+        .iter()
+        .scan(0, |count, used| {
+            Some({
+                *count += u32::from(*used);
+                *count
+            })
+        })
+        .collect();
     let start = dataset::open_sequence(out, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
     for frame in frames {
         let (plane, instance) = (&planes[frame.k], &source.series.slices[frame.k]);
@@ -309,7 +378,10 @@ fn append_pixels(out: &mut Vec<u8>, source: &Source<'_>, frames: &[Frame]) -> Re
     let length = bits.div_ceil(8).next_multiple_of(2);
     // PS3.5 7.1: lengths are 32 bits, the last value means undefined.
     if length >= u64::from(u32::MAX) {
-        return Err(ResultError::Content(format!("{} frames exceed the 4 GB a SEG can hold", frames.len())));
+        return Err(ResultError::Content(format!(
+            "{} frames exceed the 4 GB a SEG can hold",
+            frames.len()
+        )));
     }
     dataset::element_header(out, tags::PIXEL_DATA, VR::OB, length as usize);
     let start = out.len();
@@ -318,7 +390,12 @@ fn append_pixels(out: &mut Vec<u8>, source: &Source<'_>, frames: &[Frame]) -> Re
     for (n, frame) in frames.iter().enumerate() {
         let mask = &source.masks[frame.segment];
         let [i0, j0, k0] = mask.offset;
-        for (j, row) in mask.voxels.index_axis(ndarray::Axis(0), frame.k - k0).outer_iter().enumerate() {
+        for (j, row) in mask
+            .voxels
+            .index_axis(ndarray::Axis(0), frame.k - k0)
+            .outer_iter()
+            .enumerate()
+        {
             let first = (n * rows + j0 + j) * columns + i0;
             for (i, inside) in row.iter().enumerate() {
                 pixels[(first + i) / 8] |= u8::from(*inside) << ((first + i) % 8);
@@ -328,7 +405,9 @@ fn append_pixels(out: &mut Vec<u8>, source: &Source<'_>, frames: &[Frame]) -> Re
     let set: u64 = pixels.iter().map(|byte| u64::from(byte.count_ones())).sum();
     let voxels: u64 = source.masks.iter().map(|mask| mask.voxel_count() as u64).sum();
     if set != voxels {
-        return Err(ResultError::Content(format!("{voxels} voxels became {set} bits of Pixel Data")));
+        return Err(ResultError::Content(format!(
+            "{voxels} voxels became {set} bits of Pixel Data"
+        )));
     }
     Ok(())
 }

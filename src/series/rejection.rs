@@ -13,7 +13,10 @@ pub struct SliceName {
 
 impl SliceName {
     pub fn of(instance: &Instance) -> Self {
-        Self { instance_number: instance.instance_number, sop_instance_uid: instance.sop_instance_uid.clone() }
+        Self {
+            instance_number: instance.instance_number,
+            sop_instance_uid: instance.sop_instance_uid.clone(),
+        }
     }
 }
 
@@ -34,6 +37,11 @@ pub enum Rejection {
     Empty,
     #[error("instances of several series: {0} and {1}")]
     SeveralSeries(Uid, Uid),
+    #[error("instances of several studies: {0} and {1}")]
+    SeveralStudies(Uid, Uid),
+    /// The identifiers stay out of the text: it is logged.
+    #[error("two Patient IDs in one series: {first} and {second} differ")]
+    SeveralPatients { first: SliceName, second: SliceName },
     #[error("none of the {count} instances is a CT slice; {example}")]
     NothingUsable { count: usize, example: String },
     #[error("{slice} is a multi-frame object ({frames} frames), which this version does not read")]
@@ -43,9 +51,19 @@ pub enum Rejection {
     #[error("{slice} holds {rescale_type}, not Hounsfield units (Rescale Type)")]
     NotHounsfield { slice: SliceName, rescale_type: String },
     #[error("several frames of reference: {first} has {first_uid}, {second} has {second_uid}")]
-    MixedFrameOfReference { first: SliceName, first_uid: Uid, second: SliceName, second_uid: Uid },
+    MixedFrameOfReference {
+        first: SliceName,
+        first_uid: Uid,
+        second: SliceName,
+        second_uid: Uid,
+    },
     #[error("{what} differs between {first} and {second}: {values}")]
-    Mixed { what: &'static str, first: SliceName, second: SliceName, values: String },
+    Mixed {
+        what: &'static str,
+        first: SliceName,
+        second: SliceName,
+        values: String,
+    },
     #[error(
         "orientation differs: {odd} of {count} slices; {second} is turned by {angle_deg:.2} degrees against {first}, \
          cosines differ by up to {cosine_difference:.4}"
@@ -58,9 +76,18 @@ pub enum Rejection {
         odd: usize,
         count: usize,
     },
-    #[error("{slice} has an impossible Image Orientation (Patient): lengths {row:.4} and {column:.4}, cosine between them {between:.4}")]
-    BadOrientation { slice: SliceName, row: f64, column: f64, between: f64 },
-    #[error("the slices are not axial: their normal is {angle_deg:.0} degrees from the patient's long axis, the limit is {limit_deg:.0}")]
+    #[error(
+        "{slice} has an impossible Image Orientation (Patient): lengths {row:.4} and {column:.4}, cosine between them {between:.4}"
+    )]
+    BadOrientation {
+        slice: SliceName,
+        row: f64,
+        column: f64,
+        between: f64,
+    },
+    #[error(
+        "the slices are not axial: their normal is {angle_deg:.0} degrees from the patient's long axis, the limit is {limit_deg:.0}"
+    )]
     NotAxial { angle_deg: f64, limit_deg: f64 },
     #[error("all {count} slices lie at the same position ({at_mm:.2} mm)")]
     SamePosition { count: usize, at_mm: f64 },
@@ -68,19 +95,43 @@ pub enum Rejection {
         "{extra} of {count} slices repeat a position, such as {first} and {second} at {at_mm:.2} mm: \
          several phases, acquisitions or reconstructions in one series"
     )]
-    RepeatedPositions { extra: usize, count: usize, first: SliceName, second: SliceName, at_mm: f64 },
+    RepeatedPositions {
+        extra: usize,
+        count: usize,
+        first: SliceName,
+        second: SliceName,
+        at_mm: f64,
+    },
     #[error(
         "gap of {gap_mm:.2} mm where slices lie {spacing_mm:.2} mm apart: between {below} at {below_mm:.2} mm \
          and {above} at {above_mm:.2} mm"
     )]
-    Gap { below: SliceName, below_mm: f64, above: SliceName, above_mm: f64, gap_mm: f64, spacing_mm: f64 },
+    Gap {
+        below: SliceName,
+        below_mm: f64,
+        above: SliceName,
+        above_mm: f64,
+        gap_mm: f64,
+        spacing_mm: f64,
+    },
     #[error(
         "uneven spacing: {step_mm:.3} mm between {below} at {below_mm:.2} mm and {above} at {above_mm:.2} mm, \
          but {spacing_mm:.3} mm elsewhere"
     )]
-    Uneven { below: SliceName, below_mm: f64, above: SliceName, above_mm: f64, step_mm: f64, spacing_mm: f64 },
+    Uneven {
+        below: SliceName,
+        below_mm: f64,
+        above: SliceName,
+        above_mm: f64,
+        step_mm: f64,
+        spacing_mm: f64,
+    },
     #[error("{slice} lies {off_mm:.2} mm {direction} of its place in an even stack")]
-    OffStack { slice: SliceName, off_mm: f64, direction: &'static str },
+    OffStack {
+        slice: SliceName,
+        off_mm: f64,
+        direction: &'static str,
+    },
     #[error("the stack leans by {tilt_deg:.1} degrees against the slice normal, the limit is {limit_deg:.0}")]
     Tilt { tilt_deg: f64, limit_deg: f64 },
     #[error("{count} slices, at least {min} are required")]
@@ -98,13 +149,21 @@ impl Rejection {
             Self::Empty | Self::NothingUsable { .. } => {
                 "route only reconstructed CT series here, not scouts, reports or screen captures"
             }
+            Self::SeveralStudies(..) | Self::SeveralPatients { .. } => {
+                "the sender reuses a Series Instance UID; nothing may be computed on a mixture, correct it at the source"
+            }
             Self::SeveralSeries(..) => "a sender mixes series; this is a fault in what was sent or in medlsamd",
             Self::MultiFrame { .. } => "let the scanner or PACS send classic single-frame CT images",
-            Self::MissingAttribute { keyword: "FrameOfReferenceUID", .. } => {
+            Self::MissingAttribute {
+                keyword: "FrameOfReferenceUID",
+                ..
+            } => {
                 "without a Frame of Reference results cannot be tied to the images; send the original, not a stripped copy"
             }
             Self::MissingAttribute { .. } => "send the original images, not a stripped or converted copy",
-            Self::NotHounsfield { .. } => "route the conventional CT reconstruction instead of a material or energy map",
+            Self::NotHounsfield { .. } => {
+                "route the conventional CT reconstruction instead of a material or energy map"
+            }
             Self::MixedFrameOfReference { .. } => {
                 "the slices do not claim to share one space (often the work of an anonymiser); send the original series"
             }
@@ -113,7 +172,9 @@ impl Rejection {
             }
             Self::BadOrientation { .. } => "the geometry of this image is damaged; send it again from the scanner",
             Self::NotAxial { .. } => "route the axial reconstruction of this study",
-            Self::SamePosition { .. } => "this is a monitoring or perfusion series, not a volume; exclude it in the protocol's match",
+            Self::SamePosition { .. } => {
+                "this is a monitoring or perfusion series, not a volume; exclude it in the protocol's match"
+            }
             Self::Gap { .. } => "slices are missing: send the whole series again",
             Self::Uneven { .. } | Self::OffStack { .. } | Self::Tilt { .. } => {
                 "reconstruct the series with even spacing, without a leaning stack"

@@ -45,14 +45,22 @@ pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, V
     let voxels = hu.as_slice_mut().expect("a new array is contiguous");
     // Slices are handed out in order, so the failure with the lowest index is always among those met.
     let queue = Mutex::new(series.slices.iter().zip(voxels.chunks_mut(plane)).enumerate());
-    let outcome = Mutex::new(Outcome { finished: 0, failure: None, cancelled: false });
+    let outcome = Mutex::new(Outcome {
+        finished: 0,
+        failure: None,
+        cancelled: false,
+    });
     std::thread::scope(|scope| {
         for _ in 0..threads() {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().expect("no thread panics with the queue").next();
                     let Some((k, (instance, out))) = next else { return };
-                    let result = if progress.cancelled() { None } else { Some(pixels::read_hu(instance, out)) };
+                    let result = if progress.cancelled() {
+                        None
+                    } else {
+                        Some(pixels::read_hu(instance, out))
+                    };
                     let mut outcome = outcome.lock().expect("no thread panics with the outcome");
                     match result {
                         None => outcome.cancelled = true,
@@ -86,13 +94,24 @@ struct Outcome {
 impl Outcome {
     fn fail(&mut self, k: usize, slice: SliceName, problem: String) {
         if self.failure.as_ref().is_none_or(|(other, _)| k < *other) {
-            let number = slice.instance_number.map(|number| format!("number {number}, ")).unwrap_or_default();
+            let number = slice
+                .instance_number
+                .map(|number| format!("number {number}, "))
+                .unwrap_or_default();
             let problem = format!("{number}at index {k}: {problem}");
-            self.failure = Some((k, VolumeError::Slice { sop_instance_uid: slice.sop_instance_uid.to_string(), problem }));
+            self.failure = Some((
+                k,
+                VolumeError::Slice {
+                    sop_instance_uid: slice.sop_instance_uid.to_string(),
+                    problem,
+                },
+            ));
         }
     }
 }
 
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)
+    std::thread::available_parallelism()
+        .map_or(1, |n| n.get())
+        .min(MAX_THREADS)
 }

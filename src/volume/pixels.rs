@@ -48,16 +48,26 @@ pub fn read_hu(instance: &Instance, out: &mut [i16]) -> Result<(), String> {
     let sample_bytes = usize::from(instance.bits_allocated / 8);
     let expected = instance.rows * instance.columns * sample_bytes;
     if out.len() * sample_bytes != expected {
-        return Err(format!("{} rows × {} columns do not fit the series", instance.rows, instance.columns));
+        return Err(format!(
+            "{} rows × {} columns do not fit the series",
+            instance.rows, instance.columns
+        ));
     }
     let file = read_file(instance)?;
     let (transfer_syntax, start) = file_meta(&file).map_err(|error| error.to_string())?;
     let encoding = Encoding::of(&transfer_syntax);
-    let data_set = if encoding.deflated { Cow::Owned(inflate(&file[start..])?) } else { Cow::Borrowed(&file[start..]) };
+    let data_set = if encoding.deflated {
+        Cow::Owned(inflate(&file[start..])?)
+    } else {
+        Cow::Borrowed(&file[start..])
+    };
     let stored = stored_bytes(instance, &data_set, &transfer_syntax, expected)?;
     let table = hu_table(instance);
     match (sample_bytes, encoding.big_endian) {
-        (1, false) => stored.iter().zip(out).for_each(|(byte, hu)| *hu = table[usize::from(*byte)]),
+        (1, false) => stored
+            .iter()
+            .zip(out)
+            .for_each(|(byte, hu)| *hu = table[usize::from(*byte)]),
         (2, false) => samples(&stored, u16::from_le_bytes, &table, out),
         (2, true) => samples(&stored, u16::from_be_bytes, &table, out),
         _ => return Err("8-bit pixels in big endian words are not supported".into()),
@@ -73,11 +83,16 @@ fn samples(stored: &[u8], read: fn([u8; 2]) -> u16, table: &[i16], out: &mut [i1
 
 fn check_kind(instance: &Instance) -> Result<(), String> {
     if instance.photometric_interpretation != "MONOCHROME2" {
-        return Err(format!("Photometric Interpretation is {:?}, not MONOCHROME2", instance.photometric_interpretation));
+        return Err(format!(
+            "Photometric Interpretation is {:?}, not MONOCHROME2",
+            instance.photometric_interpretation
+        ));
     }
     let (allocated, stored, high) = (instance.bits_allocated, instance.bits_stored, instance.high_bit);
     if !matches!(allocated, 8 | 16) || stored == 0 || stored > allocated || high != stored - 1 {
-        return Err(format!("Bits Allocated {allocated}, Stored {stored}, High Bit {high} are not supported"));
+        return Err(format!(
+            "Bits Allocated {allocated}, Stored {stored}, High Bit {high} are not supported"
+        ));
     }
     Ok(())
 }
@@ -96,9 +111,14 @@ fn read_file(instance: &Instance) -> Result<Vec<u8>, String> {
 fn inflate(deflated: &[u8]) -> Result<Vec<u8>, String> {
     let mut data = Vec::new();
     let mut source = flate2::read::DeflateDecoder::new(deflated).take(MAX_INFLATED + 1);
-    source.read_to_end(&mut data).map_err(|error| format!("its deflated data set is broken: {error}"))?;
+    source
+        .read_to_end(&mut data)
+        .map_err(|error| format!("its deflated data set is broken: {error}"))?;
     if data.len() as u64 > MAX_INFLATED {
-        return Err(format!("its deflated data set holds more than {} MiB", MAX_INFLATED >> 20));
+        return Err(format!(
+            "its deflated data set holds more than {} MiB",
+            MAX_INFLATED >> 20
+        ));
     }
     Ok(data)
 }
@@ -119,25 +139,40 @@ fn stored_bytes<'a>(
     .map_err(scan_problem)?;
     let element = found.ok_or("it has no Pixel Data")?;
     if !DECODABLE_TRANSFER_SYNTAXES.contains(&transfer_syntax.as_str()) {
-        return Err(format!("pixels in transfer syntax {transfer_syntax} are not decoded by this version"));
+        return Err(format!(
+            "pixels in transfer syntax {transfer_syntax} are not decoded by this version"
+        ));
     }
     if DECODABLE_TRANSFER_SYNTAXES[..NATIVE].contains(&transfer_syntax.as_str()) {
         if element.undefined_length || (element.length as usize) < expected {
             let length = element.length;
-            return Err(format!("Pixel Data is {length} bytes long, but Rows × Columns ask for {expected}"));
+            return Err(format!(
+                "Pixel Data is {length} bytes long, but Rows × Columns ask for {expected}"
+            ));
         }
         let there = element.value.len();
         let value = element.value.get(..expected);
-        return value.map(Cow::Borrowed).ok_or(format!("the file is cut short: {there} of {expected} bytes of pixels are there"));
+        return value.map(Cow::Borrowed).ok_or(format!(
+            "the file is cut short: {there} of {expected} bytes of pixels are there"
+        ));
     }
     if !element.undefined_length {
-        return Err(format!("Pixel Data is not encapsulated, as transfer syntax {transfer_syntax} demands"));
+        return Err(format!(
+            "Pixel Data is not encapsulated, as transfer syntax {transfer_syntax} demands"
+        ));
     }
     let fragments = scan::fragments(data, element.offset).map_err(scan_problem)?;
-    let frame = Frame { instance, transfer_syntax, stream: fragments.concat() };
+    let frame = Frame {
+        instance,
+        transfer_syntax,
+        stream: fragments.concat(),
+    };
     let stored = frame.decode()?;
     if stored.len() != expected {
-        return Err(format!("decoding gave {} bytes, but Rows × Columns ask for {expected}", stored.len()));
+        return Err(format!(
+            "decoding gave {} bytes, but Rows × Columns ask for {expected}",
+            stored.len()
+        ));
     }
     Ok(Cow::Owned(stored))
 }
@@ -151,7 +186,10 @@ fn scan_problem(error: ScanError) -> String {
 
 /// HU of every possible stored value: masked to Bits Stored, signed as Pixel Representation says, rescaled, padding as air.
 fn hu_table(instance: &Instance) -> Vec<i16> {
-    let (slope, intercept) = (instance.rescale_slope.unwrap_or(1.0), instance.rescale_intercept.unwrap_or(0.0));
+    let (slope, intercept) = (
+        instance.rescale_slope.unwrap_or(1.0),
+        instance.rescale_intercept.unwrap_or(0.0),
+    );
     let padding = instance.pixel_padding_value.map(|value| {
         let limit = instance.pixel_padding_range_limit.unwrap_or(value);
         value.min(limit)..=value.max(limit)
@@ -160,7 +198,11 @@ fn hu_table(instance: &Instance) -> Vec<i16> {
     let hu = |raw: u64| {
         // Bits above Bits Stored once held overlays (PS3.5 8.1.1).
         let value = raw << unused;
-        let value = if instance.pixel_signed { value as i64 >> unused } else { (value >> unused) as i64 };
+        let value = if instance.pixel_signed {
+            value as i64 >> unused
+        } else {
+            (value >> unused) as i64
+        };
         if padding.as_ref().is_some_and(|range| range.contains(&value)) {
             return AIR_HU;
         }
@@ -182,7 +224,10 @@ impl Frame<'_> {
         self.check_stream()?;
         let syntax = TransferSyntaxRegistry.get(self.transfer_syntax.as_str());
         let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = syntax.map(|syntax| syntax.codec()) else {
-            return Err(format!("pixels in transfer syntax {} are not decoded by this version", self.transfer_syntax));
+            return Err(format!(
+                "pixels in transfer syntax {} are not decoded by this version",
+                self.transfer_syntax
+            ));
         };
         let mut stored = Vec::new();
         // Codecs index by what the stream claims: a damaged one may panic them.
@@ -200,11 +245,20 @@ impl Frame<'_> {
             return Ok(());
         }
         let stream = &self.stream[..];
-        let head = if stream.starts_with(&[0xFF, 0x4F]) { jpeg_2000_head(stream) } else { jpeg_head(stream) };
+        let head = if stream.starts_with(&[0xFF, 0x4F]) {
+            jpeg_2000_head(stream)
+        } else {
+            jpeg_head(stream)
+        };
         let head = head.ok_or("the compressed pixels have no readable header")?;
         let wanted = (self.instance.rows as u64, self.instance.columns as u64);
         if (head.rows, head.columns) != wanted || head.components != 1 {
-            let StreamHead { rows, columns, components, .. } = head;
+            let StreamHead {
+                rows,
+                columns,
+                components,
+                ..
+            } = head;
             return Err(format!(
                 "the compressed pixels are {rows} rows × {columns} columns × {components}, the header says {} × {} × 1",
                 wanted.0, wanted.1
@@ -212,7 +266,10 @@ impl Frame<'_> {
         }
         if head.bits.div_ceil(8) != self.instance.bits_allocated / 8 {
             let allocated = self.instance.bits_allocated;
-            return Err(format!("the compressed pixels have {} bits, the header allocates {allocated}", head.bits));
+            return Err(format!(
+                "the compressed pixels have {} bits, the header allocates {allocated}",
+                head.bits
+            ));
         }
         let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if !stream[..end].ends_with(&[0xFF, 0xD9]) {
@@ -242,9 +299,17 @@ fn jpeg_2000_head(stream: &[u8]) -> Option<StreamHead> {
     if be16(stream, 2)? != 0xFF51 {
         return None;
     }
-    let (columns, rows) = (be32(stream, 8)?.checked_sub(be32(stream, 16)?)?, be32(stream, 12)?.checked_sub(be32(stream, 20)?)?);
+    let (columns, rows) = (
+        be32(stream, 8)?.checked_sub(be32(stream, 16)?)?,
+        be32(stream, 12)?.checked_sub(be32(stream, 20)?)?,
+    );
     let bits = u16::from(*stream.get(42)? & 0x7F) + 1;
-    Some(StreamHead { rows, columns, components: be16(stream, 40)?, bits })
+    Some(StreamHead {
+        rows,
+        columns,
+        components: be16(stream, 40)?,
+        bits,
+    })
 }
 
 /// The frame header of JPEG (ISO 10918-1 B.2.2) and JPEG-LS (ISO 14495-1 C.2.2): any SOF, or SOF55.
@@ -304,6 +369,9 @@ impl PixelDataObject for Frame<'_> {
         Some(Cow::Borrowed(&[0]))
     }
     fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData { fragments: [self.stream.clone()].into_iter().collect(), offset_table: [0].into_iter().collect() })
+        Some(RawPixelData {
+            fragments: [self.stream.clone()].into_iter().collect(),
+            offset_table: [0].into_iter().collect(),
+        })
     }
 }

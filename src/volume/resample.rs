@@ -1,7 +1,7 @@
 //! The canonical grid of localisation: aligned with the patient, isotropic, whatever the scanner's orientation was.
 //!
-//! Each voxel of it is the mean of the source over the voxel's cube: exactly by overlap when the axes agree, by evenly spread
-//! samples when the stack is oblique or leans. Where the source is coarser than the target it is interpolated linearly.
+//! Each voxel of it is the mean, over the voxel's cube, of the source interpolated linearly: exactly when the axes agree, by
+//! evenly spread samples when the stack is oblique or leans. Where the source is coarser it is sampled at the centre.
 
 use crate::geometry::{Grid, Vec3, norm, sub};
 use crate::volume::{AIR_HU, Volume, threads};
@@ -24,7 +24,9 @@ pub fn to_patient_axes(volume: &Volume, spacing_mm: f64) -> (Grid, Array3<f32>) 
         directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
         spacing_mm: [spacing_mm; 3],
         // A hair beyond a whole number of voxels is rounding, not anatomy.
-        size: bounds.size_mm().map(|length| ((length / spacing_mm - 1e-6).ceil() as usize).max(1)),
+        size: bounds
+            .size_mm()
+            .map(|length| ((length / spacing_mm - 1e-6).ceil() as usize).max(1)),
     };
     let hu = match aligned_axes(&volume.grid) {
         Some(axes) => along_axes(volume, &grid, axes),
@@ -63,14 +65,20 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
     let taps_at = |index: usize| {
         let centre = first + index as f64 * target.spacing_mm[along] * scale;
         if centre < -0.5 || centre > count - 0.5 {
-            return Taps { start: 0, weights: Vec::new() };
+            return Taps {
+                start: 0,
+                weights: Vec::new(),
+            };
         }
-        // Source voxel n covers n ± 0.5. A box that is not wider than a voxel becomes the hat of linear interpolation.
-        let reach = if width > 1.0 { (width + 1.0) / 2.0 } else { 1.0 };
+        // The source is taken as linear between voxel centres; a box mean of that keeps a ramp where it is.
+        let reach = if width > 1.0 { width / 2.0 + 1.0 } else { 1.0 };
+        let (low, high) = (
+            (centre - width / 2.0).max(-0.5),
+            (centre + width / 2.0).min(count - 0.5),
+        );
         let weight = |n: f64| {
             if width > 1.0 {
-                let (low, high) = ((centre - width / 2.0).max(n - 0.5), (centre + width / 2.0).min(n + 0.5));
-                (high - low).max(0.0)
+                hat_integral(high - n) - hat_integral(low - n)
             } else {
                 (1.0 - (n - centre).abs()).max(0.0)
             }
@@ -80,15 +88,32 @@ fn taps(source: &Grid, axis: usize, target: &Grid, along: usize) -> Vec<Taps> {
         let weights: Vec<f64> = (start as usize..=end as usize).map(|n| weight(n as f64)).collect();
         // At the faces the rest counts in full, so that an organ cut there keeps its density.
         let sum: f64 = weights.iter().sum();
-        Taps { start: start as usize, weights: weights.iter().map(|w| (w / sum) as f32).collect() }
+        Taps {
+            start: start as usize,
+            weights: weights.iter().map(|w| (w / sum) as f32).collect(),
+        }
     };
     (0..target.size[along]).map(taps_at).collect()
+}
+
+/// Of linear interpolation's weight `1 − |t|`, from −1 to `t`.
+fn hat_integral(t: f64) -> f64 {
+    let t = t.clamp(-1.0, 1.0);
+    if t < 0.0 {
+        (1.0 + t).powi(2) / 2.0
+    } else {
+        1.0 - (1.0 - t).powi(2) / 2.0
+    }
 }
 
 /// Axis by axis: within each source slice along i and j, then across the slices.
 fn along_axes(volume: &Volume, target: &Grid, axes: [usize; 3]) -> Array3<f32> {
     // `to[axis]` is the patient axis along a source axis.
-    let to = [0, 1, 2].map(|axis| axes.iter().position(|&a| a == axis).expect("each source axis lies along one"));
+    let to = [0, 1, 2].map(|axis| {
+        axes.iter()
+            .position(|&a| a == axis)
+            .expect("each source axis lies along one")
+    });
     let [taps_i, taps_j, taps_k] = [0, 1, 2].map(|axis| taps(&volume.grid, axis, target, to[axis]));
     let (slices, _, columns) = volume.grid.shape();
     let (wide, high) = (taps_i.len(), taps_j.len());
@@ -106,11 +131,18 @@ fn along_axes(volume: &Volume, target: &Grid, axes: [usize; 3]) -> Array3<f32> {
             row.fill(0.0);
             for (n, weight) in tap_j.weights.iter().enumerate() {
                 let source = &slice[(tap_j.start + n) * columns..][..columns];
-                row.iter_mut().zip(source).for_each(|(sum, hu)| *sum += weight * f32::from(*hu));
+                row.iter_mut()
+                    .zip(source)
+                    .for_each(|(sum, hu)| *sum += weight * f32::from(*hu));
             }
             for (tap_i, out) in taps_i.iter().zip(out) {
                 if !tap_i.weights.is_empty() {
-                    *out = tap_i.weights.iter().zip(&row[tap_i.start..]).map(|(weight, hu)| weight * hu).sum();
+                    *out = tap_i
+                        .weights
+                        .iter()
+                        .zip(&row[tap_i.start..])
+                        .map(|(weight, hu)| weight * hu)
+                        .sum();
                 }
             }
         }
@@ -147,7 +179,9 @@ fn across_axes(volume: &Volume, target: &Grid) -> Array3<f32> {
     let offsets: [Vec<f64>; 3] = slope.map(|rate| {
         let finest = rate.iter().fold(0.0, |most: f64, r| most.max(r.abs())) * spacing;
         let count = (finest.ceil().max(1.0) as usize).min(MAX_SAMPLES);
-        (0..count).map(|n| ((n as f64 + 0.5) / count as f64 - 0.5) * spacing).collect()
+        (0..count)
+            .map(|n| ((n as f64 + 0.5) / count as f64 - 0.5) * spacing)
+            .collect()
     });
     let sampler = Sampler::new(volume);
     let [wide, high, deep] = target.size;
@@ -175,7 +209,11 @@ fn across_axes(volume: &Volume, target: &Grid) -> Array3<f32> {
                 }
             }
             // Samples beyond the faces do not count, as along the axes. The centre's own may all miss an even number.
-            *out = if count > 0 { sum / count as f32 } else { sampler.sample(at(centre, [0.0; 3])) };
+            *out = if count > 0 {
+                sum / count as f32
+            } else {
+                sampler.sample(at(centre, [0.0; 3]))
+            };
         }
     });
     Array3::from_shape_vec((deep, high, wide), out).expect("made in this shape")
@@ -188,7 +226,10 @@ struct Sampler<'a> {
 
 impl<'a> Sampler<'a> {
     fn new(volume: &'a Volume) -> Self {
-        Self { hu: volume.hu.as_standard_layout(), size: volume.grid.size }
+        Self {
+            hu: volume.hu.as_standard_layout(),
+            size: volume.grid.size,
+        }
     }
 
     fn inside(&self, voxel: Vec3) -> bool {

@@ -8,43 +8,25 @@ use medlsamd::mask::Mask;
 use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump};
 use medlsamd::series::{self, Requirements, Series};
 use medlsamd::structure;
+use crate::support::daemon::free_port;
+use crate::support::orthanc::Orthanc;
+use crate::support::peers::{self, peer};
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
-/// A foreign tool, or `None` with a loud word. In CI its absence fails the test.
-fn peer(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.push("/usr/sbin".into());
-    let found = places.into_iter().map(|place| place.join(name)).find(|file| file.is_file());
-    gate(name, found)
-}
-
+/// The Python that has the judges' packages.
 fn python() -> Option<PathBuf> {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
-    gate("python with tests/judge/requirements.txt (MEDLSAMD_PYTHON)", named.is_file().then_some(named))
+    if !named.is_file() {
+        assert!(std::env::var_os("CI").is_none(), "{} is missing, and in CI it must not be", named.display());
+        eprintln!("\n*** SKIPPED: no Python with tests/judge/requirements.txt (MEDLSAMD_PYTHON) ***\n");
+        return None;
+    }
+    Some(named)
 }
 
-fn test_data() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let place = std::env::var_os("MEDLSAMD_TEST_DATA").map_or(beside, PathBuf::from);
-    // Real CT is too large to ship, so its absence is no failure even in CI.
-    if !place.is_dir() {
-        eprintln!("SKIPPED: no real CT (MEDLSAMD_TEST_DATA)");
-    }
-    place.is_dir().then_some(place)
-}
-
-fn gate<T>(what: &str, found: Option<T>) -> Option<T> {
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI must not skip");
-        eprintln!("SKIPPED: {what} is missing");
-    }
-    found
-}
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 struct Pose {
@@ -121,9 +103,14 @@ fn phantom(folder: &Path, pose: &Pose) -> Series {
     series_of(folder)
 }
 
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 fn series_of(folder: &Path) -> Series {
-    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let instances = files.map(|file| Instance::read(&file).expect("a CT slice")).collect();
+    let instances = files(folder).iter().map(|file| Instance::read(file).expect("a CT slice")).collect();
     series::assemble(instances, &Requirements { min_slices: 3, min_extent_mm: 0.0 }).expect("a series")
 }
 
@@ -226,8 +213,7 @@ impl Case {
 
     /// dciodvfy finds nothing wrong that it does not find in the source too.
     fn verify(&self, dciodvfy: &Path, name: &str) {
-        let slice = std::fs::read_dir(&self.ct).expect("a folder").next().expect("a slice").expect("an entry").path();
-        let source = complaints(dciodvfy, &slice);
+        let source = complaints(dciodvfy, &files(&self.ct)[0]);
         for (path, object) in &self.objects {
             let all = complaints(dciodvfy, path);
             let warnings = all.iter().filter(|line| line.starts_with("Warning"));
@@ -278,11 +264,9 @@ fn phantoms_in_every_pose_read_back_voxel_for_voxel() {
 
 #[test]
 fn real_series_read_back_voxel_for_voxel() {
-    let (Some(data), Some(python), Some(unzip)) = (test_data(), python(), peer("unzip")) else { return };
+    let Some(python) = python() else { return };
     for name in ["lidc_0001", "crlm_1006", "acrin_breast_013", "acrin_nsclc_042"] {
-        let ct = tempfile::tempdir().expect("a folder");
-        let archive = data.join("dicom").join(name).with_extension("zip");
-        assert!(run(Command::new(&unzip).arg("-qj").arg(&archive).arg("-d").arg(ct.path())).status.success());
+        let Some(ct) = peers::series(&format!("dicom/{name}")) else { return };
         let series = series_of(ct.path());
         let case = Case::of(&series, ct.path());
         case.judge(&python);
@@ -328,74 +312,30 @@ fn what_cannot_be_written_rightly_is_refused() {
     assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
 }
 
-/// A running Orthanc, ended when dropped.
-struct Orthanc {
-    child: Child,
-    dicom: u16,
-    http: u16,
-}
-
-impl Drop for Orthanc {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Orthanc {
-    fn start(program: &Path, folder: &Path) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let (dicom, http) = (free(), free());
-        let config = serde_json::json!({
-            "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"), "HttpPort": http,
-            "HttpBindAddresses": ["127.0.0.1"], "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
-            "DicomAet": "ORTHANC", "DicomPort": dicom, "DicomCheckCalledAet": false, "DicomAlwaysAllowStore": true,
-        });
-        let path = folder.join("orthanc.json");
-        std::fs::write(&path, config.to_string()).expect("written");
-        let quiet = || Stdio::null();
-        let child = Command::new(program).arg(&path).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().expect("Orthanc");
-        let orthanc = Self { child, dicom, http };
-        let patience = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", dicom)).is_err() || orthanc.get("/system").is_none() {
-            assert!(Instant::now() < patience, "Orthanc did not come up");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        orthanc
-    }
-
-    fn get(&self, path: &str) -> Option<serde_json::Value> {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.http)).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-}
-
 #[test]
 fn orthanc_takes_both_into_the_study_of_the_series() {
-    let (Some(program), Some(storescu)) = (peer("Orthanc"), peer("storescu")) else { return };
-    let folder = tempfile::tempdir().expect("a folder");
+    let Some(storescu) = peer("storescu") else { return };
+    let Some(orthanc) = Orthanc::start(free_port(), free_port()) else { return };
     let ct = tempfile::tempdir().expect("a folder");
     let series = phantom(ct.path(), &POSES[1]);
     let case = Case::of(&series, ct.path());
-    let orthanc = Orthanc::start(&program, folder.path());
     let slices: Vec<&Path> = series.slices.iter().map(|slice| slice.path.as_path()).collect();
     for files in [slices, vec![case.path("seg"), case.path("rtstruct")]] {
+        let port = orthanc.dicom_port.to_string();
         let mut command = Command::new(&storescu);
-        command.env("TCP_NODELAY", "1").args(["-R", "-aec", "ORTHANC", "127.0.0.1", &orthanc.dicom.to_string()]).args(files);
+        command.env("TCP_NODELAY", "1").args(["-R", "-aec", "ORTHANC", "127.0.0.1", &port]).args(files);
         let output = run(&mut command);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let statistics = orthanc.get("/statistics").expect("JSON");
-    let counts = ["CountPatients", "CountStudies", "CountSeries", "CountInstances"].map(|key| statistics[key].as_u64());
-    assert_eq!(counts, [Some(1), Some(1), Some(3), Some(SLICES as u64 + 2)]);
-    let all = orthanc.get("/series?expand").expect("JSON");
-    let mut modalities: Vec<_> = all.as_array().expect("series").iter().map(|s| text(s["MainDicomTags"]["Modality"].as_str().expect("text").as_bytes())).collect();
-    modalities.sort();
-    assert_eq!(modalities, ["CT", "RTSTRUCT", "SEG"]);
-    let patients = orthanc.get("/patients?expand").expect("JSON");
-    assert_eq!(patients[0]["MainDicomTags"]["PatientName"], "Müller^Łucja=山田^太郎");
+    let studies = ["CT", "SEG", "RTSTRUCT"].map(|modality| {
+        let found = orthanc.series(modality);
+        assert_eq!(found.len(), 1, "{modality}");
+        found[0].1.clone()
+    });
+    assert!(studies.iter().all(|study| *study == studies[0]));
+    for (_, object) in &case.objects {
+        let series = &orthanc.series(if object.kind == "seg" { "SEG" } else { "RTSTRUCT" })[0].0;
+        assert!(orthanc.only_instance(series).ends_with(&object.part10[object.part10.len() / 2..]), "{}", object.kind);
+    }
+    assert_eq!(orthanc.get("/patients?expand")[0]["MainDicomTags"]["PatientName"], "Müller^Łucja=山田^太郎");
 }

@@ -1,0 +1,201 @@
+//! The command line: parse, dispatch, exit code. Commands and codes are the contract that scripts rely on.
+
+mod jobs;
+mod models;
+mod process;
+pub(crate) mod progress;
+mod template;
+
+use crate::config::{Config, Problem};
+use crate::inference::runtime::InferenceError;
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where the daemon's configuration lies when `--config` does not say.
+pub const DEFAULT_CONFIG: &str = "/etc/medlsamd/medlsamd.toml";
+
+/// Why a command did not succeed, by exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Exit {
+    /// 1: the job failed or was refused.
+    #[error("{0}")]
+    Failed(String),
+    /// 2: bad usage or configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// 3: a needed file, model or runtime is missing.
+    #[error("{0}")]
+    Missing(String),
+    /// 4: a destination or peer refused.
+    #[error("{0}")]
+    Peer(String),
+}
+
+impl Exit {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Missing(_) => 3,
+            Self::Peer(_) => 4,
+        }
+    }
+}
+
+impl From<InferenceError> for Exit {
+    fn from(error: InferenceError) -> Self {
+        match error {
+            InferenceError::Run { .. } | InferenceError::Cancelled => Self::Failed(error.to_string()),
+            InferenceError::Provider { .. } => Self::Usage(error.to_string()),
+            InferenceError::Missing(_) | InferenceError::Model { .. } => Self::Missing(error.to_string()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Exit {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<InferenceError>() {
+            Ok(inference) => inference.into(),
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
+    }
+}
+
+/// CT series in over DICOM, organs found and outlined, SEG and RTSTRUCT out.
+#[derive(Parser)]
+#[command(name = "medlsamd", version, max_term_width = 100)]
+struct Line {
+    /// Configuration file [default: /etc/medlsamd/medlsamd.toml where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print facts as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve,
+    /// Run the pipeline on files, no network: DICOM folder in, SEG, RTSTRUCT and report.json out
+    Process(process::Args),
+    /// Report every problem of configuration, models, providers and destinations at once
+    Check {
+        /// Also C-ECHO every destination
+        #[arg(long)]
+        online: bool,
+    },
+    /// See and steer jobs
+    Jobs {
+        #[command(subcommand)]
+        command: jobs::Command,
+    },
+    /// Teach structures from contoured cases
+    Template {
+        #[command(subcommand)]
+        command: template::Command,
+    },
+    /// Models: list, verify
+    Model {
+        #[command(subcommand)]
+        command: models::Command,
+    },
+    /// Push a real CT through a daemon on loopback and show what comes back
+    Demo {
+        /// Where the set-up put runtime, weights and sample
+        #[arg(long, value_name = "DIR", default_value = ".cache")]
+        cache: PathBuf,
+        /// Where models and their manifests lie
+        #[arg(long, value_name = "DIR", default_value = "models")]
+        models: PathBuf,
+    },
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("medlsamd: {exit}");
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+fn run(line: Line) -> Result<(), Exit> {
+    let file = line
+        .config
+        .clone()
+        .or_else(|| Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()));
+    let file = file.as_deref();
+    match line.command {
+        Command::Serve => {
+            let config = load(file)?;
+            start_log(&config.written.log.level, &config.written.log.format);
+            crate::daemon::serve(config).map_err(Exit::from)
+        }
+        Command::Process(args) => {
+            start_log("warn", "text");
+            process::run(&load_lenient(file)?, &args, line.json)
+        }
+        Command::Check { online } => crate::check::run(file, online, line.json),
+        Command::Jobs { command } => jobs::run(&load(file)?, command, line.json),
+        Command::Template { command } => {
+            start_log("warn", "text");
+            template::run(&load_lenient(file)?, command, line.json)
+        }
+        Command::Model { command } => models::run(&load_lenient(file)?, command, line.json),
+        Command::Demo { cache, models } => {
+            start_log("warn", "text");
+            crate::demo::run(&cache, &models)
+        }
+    }
+}
+
+/// The configuration, or all its problems as one text.
+fn load(file: Option<&Path>) -> Result<Config, Exit> {
+    Config::load(file).map_err(|problems| Exit::Usage(list(&problems)))
+}
+
+/// For commands without network: peers and protocols may be absent.
+fn load_lenient(file: Option<&Path>) -> Result<Config, Exit> {
+    Config::load_offline(file).map_err(|problems| Exit::Usage(list(&problems)))
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    format!("{} problem(s) in the configuration:{}", problems.len(), lines.concat())
+}
+
+fn start_log(level: &str, format: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MEDLSAMD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second start (tests) keeps the first.
+    let _ = if format == "json" {
+        log.json().try_init()
+    } else {
+        log.try_init()
+    };
+}
+
+/// Prints facts: as JSON when asked, else as the text given.
+fn print(json: bool, value: &serde_json::Value, text: impl FnOnce() -> String) {
+    if json {
+        println!("{value:#}");
+    } else {
+        print!("{}", text());
+    }
+}

@@ -1,0 +1,240 @@
+//! The composition root: the only place that knows everyone. Start and stop order live here.
+//!
+//! Start: store, recovery, models, intake, then the threads, and the listener last, so that nobody can send before all of it
+//! stands. Stop: listener, drop folders and gathering, then the lane (its job is given back), then delivery.
+
+use crate::config::Config;
+use crate::delivery;
+use crate::engines;
+use crate::gather::Gatherer;
+use crate::intake::{Intake, Options};
+use crate::net;
+use crate::progress::{Progress, Silent};
+use crate::scp;
+use crate::store::Store;
+use crate::watch::Folders;
+use crate::worker::{Handle, Lane};
+use anyhow::Context;
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime as Tokio;
+use tokio::sync::{Notify, watch as flag};
+
+/// How long a stop waits for sends under way.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+
+/// A running daemon. [`Daemon::stop`] ends it cleanly; dropping it does not.
+pub struct Daemon {
+    /// Where it listens: the port the system chose when the configuration said 0.
+    pub address: SocketAddr,
+    pub store: Store,
+    lane: Handle,
+    stop: flag::Sender<bool>,
+    threads: Vec<(&'static str, JoinHandle<()>)>,
+    listening: tokio::task::JoinHandle<()>,
+    delivering: tokio::task::JoinHandle<()>,
+    intake: Intake,
+    tokio: Tokio,
+}
+
+impl Daemon {
+    /// Starts everything; returns once the daemon answers associations.
+    ///
+    /// # Errors
+    /// When the storage, a model, the runtime or the port can not be had. Nothing runs on then.
+    pub fn start(config: Config, progress: Arc<dyn Progress + Send + Sync>) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let (store, intake) = open_storage(&config)?;
+        let runtime = engines::runtime(&config)?;
+        let engines = engines::load(&config, &runtime)?;
+        for assignment in engines.assignments() {
+            let provider = &assignment.provider;
+            tracing::info!(model = assignment.model, provider, nodes = ?assignment.nodes, "model loaded");
+            assignment
+                .warnings
+                .iter()
+                .for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
+        }
+
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the network")?;
+        let listen = &config.written.dicom.listen;
+        let listener = tokio
+            .block_on(TcpListener::bind(listen))
+            .with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let (stop, stopping) = flag::channel(false);
+        let bell = Arc::new(Notify::new());
+        let lane = Handle::default();
+
+        let kept = {
+            let bell = bell.clone();
+            Box::new(move || bell.notify_one())
+        };
+        let lane_thread = Lane {
+            store: store.clone(),
+            config: config.clone(),
+            engines,
+            handle: lane.clone(),
+            kept,
+            progress,
+        };
+        let mut threads = vec![("lane", spawn("lane", move || lane_thread.run())?)];
+        let gatherer = Gatherer::new(&config, store.clone(), intake.clone());
+        let (stopped, waking) = (stopping.clone(), lane.clone());
+        let gathering = move || gatherer.run(|| *stopped.borrow(), || waking.wake());
+        threads.push(("gather", spawn("gather", gathering)?));
+        let drop_folders = &config.written.watch.folders;
+        if !drop_folders.is_empty() {
+            let folders = Folders::new(drop_folders, intake.clone())?;
+            let stopped = stopping.clone();
+            threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
+        }
+        let delivering = tokio.spawn(delivery::run(
+            store.clone(),
+            config.clone(),
+            bell,
+            until(stopping.clone()),
+        ));
+        let listening = tokio.spawn(scp::serve(
+            listener,
+            scp::Settings::new(&config),
+            intake.clone(),
+            until(stopping),
+        ));
+        tracing::info!(%address, ae_title = %config.ae_title, "listening");
+        Ok(Self {
+            address,
+            store,
+            lane,
+            stop,
+            threads,
+            listening,
+            delivering,
+            intake,
+            tokio,
+        })
+    }
+
+    /// Grows as long as the compute lane is alive, for the watchdog.
+    pub fn heartbeat(&self) -> u64 {
+        self.lane.heartbeat()
+    }
+
+    /// False once a part has ended by itself: the process should end and be started again.
+    pub fn is_whole(&self) -> bool {
+        !self.listening.is_finished()
+            && !self.delivering.is_finished()
+            && self.threads.iter().all(|(_, t)| !t.is_finished())
+    }
+
+    /// Ends everything in order: messages under way are finished, the running job is given back, sends are finished.
+    pub fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.tokio.block_on(self.listening);
+        self.lane.stop();
+        for (name, thread) in self.threads {
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "ended by a panic");
+            }
+        }
+        let delivering = self.delivering;
+        let _ = self
+            .tokio
+            .block_on(async { tokio::time::timeout(STOP_GRACE, delivering).await });
+        if let Err(error) = self.intake.flush() {
+            tracing::error!(%error, "the last rows are not committed; the next start rebuilds them from the files");
+        }
+        self.tokio.shutdown_timeout(Duration::from_secs(2));
+        tracing::info!("stopped");
+    }
+}
+
+fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
+    let dir = &config.written.storage.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let store = Store::open(dir, jiff::tz::TimeZone::system())?;
+    let recovered = store.recover(Timestamp::now())?;
+    let options = Options {
+        min_free_bytes: (config.written.storage.min_free_gb * 1e9) as u64,
+        max_object_bytes: config.written.dicom.max_object_mb << 20,
+        clock: Timestamp::now,
+    };
+    let (intake, rebuilt) = Intake::open(store.clone(), options).map_err(|error| anyhow::anyhow!("{error}"))?;
+    tracing::info!(
+        queued_again = recovered.queued_again.len(),
+        failed = recovered.failed.len(),
+        rows_rebuilt = rebuilt.instances_added,
+        temporary_files_removed = rebuilt.temporary_files_removed,
+        quarantined = rebuilt.quarantined,
+        "storage open"
+    );
+    Ok((store, intake))
+}
+
+fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the {name} thread"))
+}
+
+async fn until(mut stopping: flag::Receiver<bool>) {
+    // An error means that the sender is gone: the daemon was dropped, which is a stop as well.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// `medlsamd serve`: runs until SIGTERM or SIGINT, and tells systemd when it is ready, alive and stopping.
+///
+/// # Errors
+/// When it can not start, or when one of its parts ended by itself.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let daemon = Daemon::start(config, Arc::new(Silent))?;
+    notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("listening on {}", daemon.address)),
+    ]);
+    let signal = net::blocking(wait(&daemon));
+    notify(&[NotifyState::Stopping]);
+    daemon.stop();
+    signal
+}
+
+/// Waits for a signal, petting the watchdog as long as the lane moves.
+async fn wait(daemon: &Daemon) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // systemd expects a sign of life within WatchdogSec; a third of it leaves room for two lost ones.
+    let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |limit| limit / 3);
+    let mut tick = tokio::time::interval(every);
+    let mut last = None;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = tick.tick() => {
+                anyhow::ensure!(daemon.is_whole(), "a part of the daemon ended by itself; see the log above");
+                // A lane that stands still gets no sign of life: systemd then restarts us, and the attempt counts.
+                let beat = daemon.heartbeat();
+                if last != Some(beat) {
+                    notify(&[NotifyState::Watchdog]);
+                }
+                last = Some(beat);
+            }
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,49 @@
+//! The resident models as the configuration names them: read, verified, loaded once.
+
+use crate::config::Config;
+use crate::inference::model::Manifest;
+use crate::inference::runtime::{Choice, InferenceError, Runtime};
+use crate::localise::Localiser;
+use crate::localise::bank::Bank;
+use crate::pipeline::Engines;
+use crate::segment::Segmenter;
+
+/// Name of the template bank in the localiser's directory.
+pub const BANK: &str = "bank.bin";
+
+/// The runtime library, with the providers that `[inference]` asks for.
+pub fn runtime(config: &Config) -> Result<Runtime, InferenceError> {
+    let written = &config.written.inference;
+    let choice = Choice {
+        providers: written.providers.clone(),
+        strict: written.strict,
+        device: written.device,
+        fp16: written.fp16,
+        engine_cache: written.engine_cache.clone(),
+        threads: written.threads,
+    };
+    Runtime::load(&written.library, &choice)
+}
+
+/// The manifest of a model by its directory name under `[models] dir`.
+pub fn manifest(config: &Config, name: &str) -> Result<Manifest, InferenceError> {
+    let models = &config.written.models;
+    Manifest::read(&models.dir.join(name), &models.weights_dir)
+}
+
+/// The manifest of the configured localiser and its template bank.
+pub fn localiser_parts(config: &Config) -> Result<(Manifest, Bank), InferenceError> {
+    let manifest = manifest(config, &config.written.models.localiser)?;
+    let bank = Bank::read(&manifest.dir.join(BANK))?;
+    Ok((manifest, bank))
+}
+
+/// Loads everything a job needs. Seconds and a few hundred MB; once per process.
+pub fn load(config: &Config, runtime: &Runtime) -> Result<Engines, InferenceError> {
+    let (localiser, bank) = localiser_parts(config)?;
+    let segmenter = manifest(config, &config.written.models.segmenter)?;
+    Ok(Engines {
+        localiser: Localiser::load(runtime, localiser, bank)?,
+        segmenter: Segmenter::load(runtime, segmenter)?,
+    })
+}

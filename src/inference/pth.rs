@@ -1,1 +1,0 @@
-//! Tensors out of a PyTorch `.pth` checkpoint, without executing anything in it.

@@ -1,0 +1,212 @@
+//! Logits on key slices → voxels on the stored grid: interpolation, clean-up, and who gets a voxel that two structures claim.
+
+use crate::mask::{self, Mask};
+use crate::segment::link::{Keys, Plane, Track};
+use crate::segment::prepare::{Frame, View};
+use crate::structure::{Linking, Pieces};
+use ndarray::{Array2, Array3, Axis};
+
+/// The logit everywhere on a key slice where a structure was sought and not found. Mild, so that a slice half-way between it
+/// and a sure one keeps the sure core.
+const ABSENT: f32 = -3.0;
+
+/// How the stored slices, the view and the plane lie to each other.
+pub struct Scene {
+    pub view: View,
+    pub frame: Frame,
+    pub keys: Keys,
+}
+
+/// A structure's voxels, before and after the others had their say.
+struct Block {
+    /// Grid index (i, j, k) of the first voxel.
+    offset: [usize; 3],
+    /// `[k, j, i]`
+    voxels: Array3<bool>,
+}
+
+/// A mask per track, in the order of `tracks`; `None` where nothing is left.
+pub fn assemble(scene: &Scene, tracks: &[Track<'_>]) -> Vec<Option<Mask>> {
+    let mut blocks: Vec<Block> = tracks.iter().map(|track| scene.block(track)).collect();
+    for (block, track) in blocks.iter_mut().zip(tracks) {
+        tidy(block, track);
+    }
+    scene.arbitrate(tracks, &mut blocks);
+    let finish = |(block, track): (&mut Block, &Track<'_>)| {
+        let structure = track.located.structure;
+        if structure.pieces == Pieces::One {
+            mask::keep_largest_piece(&mut block.voxels);
+        }
+        Mask::from_block(structure, block.offset, block.voxels.view())
+    };
+    blocks.iter_mut().zip(tracks).map(finish).collect()
+}
+
+/// Removes islands, and fills what a compact organ encloses.
+fn tidy(block: &mut Block, track: &Track<'_>) {
+    let structure = track.located.structure;
+    if structure.pieces == Pieces::One {
+        mask::keep_largest_piece(&mut block.voxels);
+        if structure.linking == Linking::Propagate {
+            block.voxels.axis_iter_mut(Axis(0)).for_each(mask::fill_holes);
+        }
+    }
+}
+
+/// Columns or rows of the view, each with the plane pixels it lies between and the share of the second.
+type Weights = Vec<(usize, usize, f32)>;
+
+impl Scene {
+    fn weights(&self, axis: usize, [first, last]: [usize; 2]) -> Weights {
+        let end = self.frame.last(axis).floor();
+        let one = |position: usize| {
+            let plane = self.frame.to_plane(axis, position as f64).clamp(0.0, end);
+            let low = plane.floor();
+            (low as usize, (low + 1.0).min(end) as usize, (plane - low) as f32)
+        };
+        (first..=last).map(one).collect()
+    }
+
+    /// Columns and rows of the view that the track may touch.
+    fn region(&self, track: &Track<'_>) -> [[usize; 2]; 2] {
+        [0, 1].map(|axis| {
+            let last = self.frame.view[axis] - 1;
+            let at = |plane: f64| self.frame.to_view(axis, plane).clamp(0.0, last as f64);
+            [
+                at(track.clip.min[axis]).ceil() as usize,
+                at(track.clip.max[axis]).floor() as usize,
+            ]
+        })
+    }
+
+    /// Every voxel of the track whose interpolated logit is positive.
+    fn block(&self, track: &Track<'_>) -> Block {
+        let [first, last] = track.slices;
+        let region = self.region(track);
+        let (across, down) = (self.weights(0, region[0]), self.weights(1, region[1]));
+        let corners = [
+            self.view.stored([region[0][0], region[1][0]]),
+            self.view.stored([region[0][1], region[1][1]]),
+        ];
+        let low = [0, 1].map(|a| corners[0][a].min(corners[1][a]));
+        let size = [0, 1].map(|a| corners[0][a].abs_diff(corners[1][a]) + 1);
+        let mut voxels = Array3::from_elem((last - first + 1, size[1], size[0]), false);
+        let mut shown: Vec<(usize, Option<Array2<f32>>)> = Vec::new();
+        for k in first..=last {
+            let around = self.keys.around(k);
+            shown.retain(|(key, _)| around.contains(key));
+            for key in around {
+                if !shown.iter().any(|(have, _)| *have == key) {
+                    shown.push((key, track.planes.get(&key).map(|plane| enlarge(plane, &across, &down))));
+                }
+            }
+            let find = |key| {
+                shown
+                    .iter()
+                    .find(|(have, _)| *have == key)
+                    .and_then(|(_, plane)| plane.as_ref())
+            };
+            let (below, above) = (find(around[0]), find(around[1]));
+            if below.is_none() && above.is_none() {
+                continue;
+            }
+            let share = share(around, k);
+            let mut slice = voxels.index_axis_mut(Axis(0), k - first);
+            for v in 0..down.len() {
+                for u in 0..across.len() {
+                    let at = |plane: Option<&Array2<f32>>| plane.map_or(ABSENT, |plane| plane[[v, u]]);
+                    if mix(at(below), at(above), share) > 0.0 {
+                        let [i, j] = self.view.stored([region[0][0] + u, region[1][0] + v]);
+                        slice[[j - low[1], i - low[0]]] = true;
+                    }
+                }
+            }
+        }
+        Block {
+            offset: [low[0], low[1], first],
+            voxels,
+        }
+    }
+
+    /// The interpolated logit of one voxel (i, j, k).
+    fn logit(&self, track: &Track<'_>, [i, j, k]: [usize; 3]) -> f32 {
+        let around = self.keys.around(k);
+        let [u, v] = self.view.shown([i as f64, j as f64]).map(|p| p as usize);
+        let (across, down) = (self.weights(0, [u, u]), self.weights(1, [v, v]));
+        let at = |key| {
+            track
+                .planes
+                .get(&key)
+                .map_or(ABSENT, |plane| enlarge(plane, &across, &down)[[0, 0]])
+        };
+        mix(at(around[0]), at(around[1]), share(around, k))
+    }
+
+    /// Gives every voxel that several structures claim to the one with the highest logit; of equals, to the first.
+    fn arbitrate(&self, tracks: &[Track<'_>], blocks: &mut [Block]) {
+        let slices = blocks
+            .iter()
+            .map(|block| block.offset[2] + block.voxels.dim().0)
+            .max()
+            .unwrap_or(0);
+        let [columns, rows] = if self.view.transposed {
+            [self.view.size[1], self.view.size[0]]
+        } else {
+            self.view.size
+        };
+        let mut owners: Array2<Option<usize>> = Array2::from_elem((rows, columns), None);
+        for k in 0..slices {
+            owners.fill(None);
+            for claimant in 0..blocks.len() {
+                for [i, j] in blocks[claimant].claims(k) {
+                    let at = [i, j, k];
+                    let holder = owners[[j, i]].replace(claimant);
+                    let Some(holder) = holder else { continue };
+                    if self.logit(&tracks[claimant], at) > self.logit(&tracks[holder], at) {
+                        blocks[holder].clear(at);
+                    } else {
+                        blocks[claimant].clear(at);
+                        owners[[j, i]] = Some(holder);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Block {
+    /// Stored pixels [i, j] of slice k.
+    fn claims(&self, k: usize) -> Vec<[usize; 2]> {
+        let slice = k.checked_sub(self.offset[2]).filter(|k| *k < self.voxels.dim().0);
+        let Some(slice) = slice.map(|k| self.voxels.index_axis(Axis(0), k)) else {
+            return Vec::new();
+        };
+        let claimed = slice.indexed_iter().filter(|(_, v)| **v);
+        claimed
+            .map(|((j, i), _)| [i + self.offset[0], j + self.offset[1]])
+            .collect()
+    }
+
+    fn clear(&mut self, [i, j, k]: [usize; 3]) {
+        self.voxels[[k - self.offset[2], j - self.offset[1], i - self.offset[0]]] = false;
+    }
+}
+
+/// How far slice k lies from its lower key to its upper one.
+fn share([below, above]: [usize; 2], k: usize) -> f32 {
+    (k - below) as f32 / (above - below).max(1) as f32
+}
+
+fn mix(a: f32, b: f32, share: f32) -> f32 {
+    a + (b - a) * share
+}
+
+/// Bilinear enlargement of a plane to the columns and rows wanted.
+fn enlarge(plane: &Plane, across: &Weights, down: &Weights) -> Array2<f32> {
+    Array2::from_shape_fn((down.len(), across.len()), |(v, u)| {
+        let ((x0, x1, fx), (y0, y1, fy)) = (across[u], down[v]);
+        let upper = mix(plane.at([x0, y0]), plane.at([x1, y0]), fx);
+        let lower = mix(plane.at([x0, y1]), plane.at([x1, y1]), fx);
+        mix(upper, lower, fy)
+    })
+}

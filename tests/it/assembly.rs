@@ -1,0 +1,402 @@
+//! Promise: a series becomes a volume whose every voxel is where the scanner measured it, or is refused by name and number.
+
+use crate::support::phantom::{Phantom, STRAIGHT, Vec3, cross, ramp};
+use dicom::core::{DataElement, PrimitiveValue, VR};
+use dicom::dictionary_std::tags;
+use medlsamd::dicom::header::Instance;
+use medlsamd::dicom::uid::Uid;
+use medlsamd::progress::Silent;
+use medlsamd::series::{Rejection, Requirements, assemble, evidence};
+use medlsamd::volume::{Volume, reconstruct, to_patient_axes};
+use proptest::prelude::*;
+use std::sync::OnceLock;
+
+const ANY: Requirements = Requirements {
+    min_slices: 2,
+    min_extent_mm: 0.0,
+};
+
+fn volume_of(instances: Vec<Instance>) -> Volume {
+    reconstruct(&assemble(instances, &ANY).unwrap(), &Silent).unwrap()
+}
+
+/// Every stored voxel shows what the phantom has at its patient position.
+fn assert_true_in_place(volume: &Volume, tolerance_hu: f64, what: &str) {
+    for ((k, j, i), hu) in volume.hu.indexed_iter() {
+        let at = volume.grid.to_patient([i as f64, j as f64, k as f64]);
+        let wanted = ramp(at.to_array());
+        assert!(
+            (f64::from(*hu) - wanted).abs() < tolerance_hu,
+            "{what}: {hu} instead of {wanted} at {at:?}"
+        );
+    }
+}
+
+/// The canonical volume, away from the faces, shows what the phantom has at each patient position.
+fn assert_true_on_patient_axes(volume: &Volume, what: &str) {
+    let (grid, hu) = to_patient_axes(volume, 3.0);
+    assert_eq!(grid.directions, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
+    assert_eq!(hu.dim(), grid.shape());
+    let mut seen = 0;
+    for ((k, j, i), hu) in hu.indexed_iter() {
+        let at = grid.to_patient([i as f64, j as f64, k as f64]);
+        let voxel = volume.grid.to_voxel(at);
+        let outside = (0..3).any(|c| voxel[c] < -0.5 || voxel[c] > volume.grid.size[c] as f64 - 0.5);
+        let deep = (0..3).all(|c| voxel[c] > 2.0 && voxel[c] < volume.grid.size[c] as f64 - 3.0);
+        if outside {
+            assert_eq!(*hu, -1024.0, "{what}: invented at {at:?}");
+        } else if deep {
+            seen += 1;
+            let wanted = ramp(at.to_array());
+            assert!(
+                (f64::from(*hu) - wanted).abs() < 0.6,
+                "{what}: {hu} instead of {wanted} at {at:?}"
+            );
+        }
+    }
+    assert!(seen > 100_000, "{what}: only {seen} voxels were looked at");
+}
+
+#[test]
+fn every_straight_orientation_gives_the_same_patient() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut canonical = None;
+    for (name, row, column) in STRAIGHT {
+        let volume = volume_of(Phantom::lying(row, column).instances(&dir.path().join(name)));
+        assert_true_in_place(&volume, 0.51, name);
+        assert_true_on_patient_axes(&volume, name);
+        let (grid, hu) = to_patient_axes(&volume, 3.0);
+        let (first_grid, first) = canonical.get_or_insert_with(|| (grid.clone(), hu.clone()));
+        for axis in 0..3 {
+            assert!(
+                (grid.origin.to_array()[axis] - first_grid.origin.to_array()[axis]).abs() < 1e-5,
+                "{name}"
+            );
+        }
+        let worst = hu
+            .iter()
+            .zip(first.iter())
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(
+            grid.size == first_grid.size && worst < 3.5,
+            "{name} differs by {worst} HU, faces included"
+        );
+    }
+}
+
+#[test]
+fn oblique_and_tilted_stacks_are_true_in_patient_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (0.21f64, -0.13f64);
+    let row = [a.cos(), a.sin(), 0.0];
+    let column = [-a.sin() * b.cos(), a.cos() * b.cos(), b.sin()];
+    let oblique = volume_of(Phantom::lying(row, column).instances(&dir.path().join("oblique")));
+    assert_true_in_place(&oblique, 0.51, "oblique");
+    assert_true_on_patient_axes(&oblique, "oblique");
+
+    for tilt in [-23.0f64, 16.5] {
+        let tilt = tilt.to_radians();
+        let mut phantom = Phantom::lying([1.0, 0.0, 0.0], [0.0, tilt.cos(), tilt.sin()]);
+        phantom.step = [0.0, 0.0, 4.0];
+        let tilted = volume_of(phantom.instances(&dir.path().join(format!("tilt{tilt}"))));
+        assert_true_in_place(&tilted, 0.51, "tilted");
+        assert_true_on_patient_axes(&tilted, "tilted");
+    }
+}
+
+#[test]
+fn sign_slope_and_padding_of_each_slice_are_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let phantom = Phantom {
+        signed: true,
+        slope: 0.5,
+        intercept: 0.0,
+        slices: 8,
+        ..Phantom::supine()
+    };
+    // Slice 3 stores twice the value at half the slope; slice 5 declares a value to be padding.
+    let paths = phantom.write_edited(dir.path(), |k, object| {
+        if k == 3 {
+            let stored: Vec<u16> = phantom.stored(k).iter().map(|v| (*v as i16 * 2) as u16).collect();
+            object.put(DataElement::new(
+                tags::PIXEL_DATA,
+                VR::OW,
+                PrimitiveValue::U16(stored.into()),
+            ));
+            object.put(DataElement::new(
+                tags::RESCALE_SLOPE,
+                VR::DS,
+                PrimitiveValue::from("0.25"),
+            ));
+        }
+        if k == 5 {
+            let padding = phantom.stored(k)[0];
+            object.put(DataElement::new(
+                tags::PIXEL_PADDING_VALUE,
+                VR::US,
+                PrimitiveValue::from(padding),
+            ));
+        }
+    });
+    let instances = paths.iter().map(|path| Instance::read(path).unwrap()).collect();
+    let mut volume = volume_of(instances);
+    assert_eq!(volume.hu[[5, 0, 0]], -1024);
+    volume.hu[[5, 0, 0]] = volume.hu[[4, 0, 0]] - 10;
+    let stored = phantom.stored(5);
+    for ((k, j, i), hu) in volume.hu.indexed_iter_mut() {
+        if k == 5 && stored[j * usize::from(phantom.columns) + i] == stored[0] {
+            *hu = ramp(volume.grid.to_patient([i as f64, j as f64, k as f64]).to_array()).round() as i16;
+        }
+    }
+    assert_true_in_place(&volume, 0.76, "per-slice rescale");
+}
+
+#[test]
+fn a_slice_that_is_cut_short_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let phantom = Phantom {
+        slices: 4,
+        ..Phantom::supine()
+    };
+    let instances = phantom.instances(dir.path());
+    let file = std::fs::read(&instances[2].path).unwrap();
+    std::fs::write(&instances[2].path, &file[..file.len() - 2]).unwrap();
+    let error = reconstruct(&assemble(instances, &ANY).unwrap(), &Silent)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "slice 2.25.1002.3: number 3, at index 2: the file is cut short: 23038 of 23040 bytes of pixels are there"
+    );
+}
+
+/// Headers of a small phantom, written once.
+fn sample() -> Vec<Instance> {
+    static SAMPLE: OnceLock<Vec<Instance>> = OnceLock::new();
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        Phantom {
+            rows: 4,
+            columns: 4,
+            slices: 30,
+            ..Phantom::supine()
+        }
+        .instances(dir.path())
+    };
+    SAMPLE.get_or_init(make).clone()
+}
+
+fn uid(text: &str) -> Uid {
+    Uid::parse(text).unwrap()
+}
+
+fn refusal(instances: Vec<Instance>) -> Rejection {
+    let rejection = assemble(instances, &ANY).unwrap_err();
+    assert!(!rejection.hint().is_empty());
+    rejection
+}
+
+fn moved(instance: &Instance, by: Vec3) -> Instance {
+    let mut instance = instance.clone();
+    instance.image_position = instance
+        .image_position
+        .map(|p| [p[0] + by[0], p[1] + by[1], p[2] + by[2]]);
+    instance
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_does_not_matter(order in Just((0..31).collect::<Vec<usize>>()).prop_shuffle()) {
+        let mut instances = sample();
+        // A copy, a scout and a repeat must not depend on it either.
+        instances.push(instances[7].clone());
+        let straight = assemble(instances.clone(), &ANY).unwrap();
+        let shuffled = assemble(order.iter().map(|n| instances[*n].clone()).collect(), &ANY).unwrap();
+        let names = |slices: &[Instance]| slices.iter().map(|s| s.sop_instance_uid.clone()).collect::<Vec<_>>();
+        prop_assert_eq!(names(&straight.slices), names(&shuffled.slices));
+        prop_assert_eq!(&straight.grid, &shuffled.grid);
+        prop_assert_eq!(&straight.set_aside, &shuffled.set_aside);
+    }
+}
+
+#[test]
+fn scouts_copies_and_lone_repeats_are_set_aside() {
+    let mut instances = sample();
+    let mut scout = instances[0].clone();
+    scout.sop_instance_uid = uid("2.25.1");
+    scout.image_type = vec!["ORIGINAL".into(), "PRIMARY".into(), "LOCALIZER".into()];
+    scout.image_orientation = Some([0.0, 1.0, 0.0, 0.0, 0.0, -1.0]);
+    let mut unmarked = scout.clone();
+    unmarked.sop_instance_uid = uid("2.25.2");
+    unmarked.image_type.clear();
+    let mut repeat = instances[4].clone();
+    repeat.sop_instance_uid = uid("2.25.3");
+    repeat.instance_number = Some(104);
+    let copy = instances[9].clone();
+    instances.extend([scout, unmarked, repeat, copy]);
+    let series = assemble(instances, &ANY).unwrap();
+    assert_eq!(series.slices.len(), 30);
+    assert_eq!(series.slices[4].instance_number, Some(5));
+    let reasons: Vec<_> = series
+        .set_aside
+        .iter()
+        .map(|(uid, why)| (uid.as_str(), why.as_str()))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            ("2.25.1", "its Image Type says LOCALIZER"),
+            ("2.25.1002.10", "came more than once"),
+            (
+                "2.25.2",
+                "it stands 90 degrees across the other slices, as a scout does"
+            ),
+            ("2.25.3", "it repeats the position of slice 5 (2.25.1002.5)"),
+        ]
+    );
+}
+
+#[test]
+fn a_lost_slice_is_a_gap_between_named_neighbours() {
+    let mut instances = sample();
+    instances.remove(12);
+    assert_eq!(
+        refusal(instances.clone()).to_string(),
+        "gap of 8.00 mm where slices lie 4.00 mm apart: between slice 12 (2.25.1002.12) at 143.00 mm \
+         and slice 14 (2.25.1002.14) at 151.00 mm"
+    );
+    assert!(!evidence(&instances, &ANY).gap_free);
+    // The first and the last leave no gap: only the requirements can tell.
+    let whole = evidence(
+        &sample(),
+        &Requirements {
+            min_slices: 30,
+            min_extent_mm: 120.0,
+        },
+    );
+    assert!(whole.gap_free && whole.sufficient && whole.slices == 30 && (whole.extent_mm - 120.0).abs() < 1e-6);
+    let part = evidence(
+        &sample()[..29],
+        &Requirements {
+            min_slices: 30,
+            min_extent_mm: 0.0,
+        },
+    );
+    assert!(part.gap_free && !part.sufficient, "{}", part.why);
+}
+
+#[test]
+fn what_nobody_can_put_right_is_refused_with_numbers() {
+    type Change = fn(&mut Vec<Instance>);
+    let cases: &[(Change, &str)] = &[
+        (|s| s[3].frame_of_reference_uid = Some(uid("2.25.9")), "2.25.1003"),
+        (
+            |s| s[3].frame_of_reference_uid = None,
+            "slice 4 (2.25.1002.4) has no usable FrameOfReferenceUID",
+        ),
+        (
+            |s| s[3].image_position = None,
+            "slice 4 (2.25.1002.4) has no usable ImagePositionPatient",
+        ),
+        (
+            |s| s[3].rescale_slope = None,
+            "slice 4 (2.25.1002.4) has no usable RescaleSlope",
+        ),
+        (
+            |s| s[3].rescale_type = "MGML".into(),
+            "slice 4 (2.25.1002.4) holds \"MGML\", not Hounsfield units",
+        ),
+        (
+            |s| s[3].series_instance_uid = uid("2.25.8"),
+            "instances of several series: 2.25.1002 and 2.25.8",
+        ),
+        (
+            |s| s[3].study_instance_uid = uid("2.25.8"),
+            "instances of several studies: 2.25.1001 and 2.25.8",
+        ),
+        (
+            |s| s[3].patient_id = "X".into(),
+            "two Patient IDs in one series: slice 1 (2.25.1002.1) and slice 4 (2.25.1002.4)",
+        ),
+        (|s| s[3].rows = 8, "4 rows × 4 columns and 8 rows × 4 columns"),
+        (|s| s[3].pixel_spacing_mm = Some([1.7, 2.0]), "Pixel Spacing differs"),
+        (
+            |s| s[3].number_of_frames = 5,
+            "slice 4 (2.25.1002.4) is a multi-frame object (5 frames)",
+        ),
+        (
+            |s| s[3].image_orientation = Some([1.0, 0.0, 0.0, 0.0, 0.9998, 0.02]),
+            "turned by 1.15 degrees",
+        ),
+        (
+            |s| s[3].image_orientation = Some([1.0, 0.0, 0.0, 0.5, 0.8, 0.0]),
+            "impossible Image Orientation",
+        ),
+        (
+            |s| s[3] = moved(&s[3], [0.0, 0.0, 0.7]),
+            "uneven spacing: 4.700 mm between slice 3",
+        ),
+        (
+            |s| s[3] = moved(&s[3], [1.0, 0.0, 0.0]),
+            "slice 4 (2.25.1002.4) lies 1.00 mm beside",
+        ),
+        (|s| s.truncate(1), "1 slices, at least 2 are required"),
+        (|s| s.clear(), "there is no instance"),
+        (
+            |s| s.iter_mut().for_each(|i| i.modality = "MR".into()),
+            "none of the 30 instances is a CT slice",
+        ),
+        (
+            |s| s.iter_mut().for_each(|i| i.image_position = Some([0.0; 3])),
+            "all 30 slices lie at the same position",
+        ),
+        (
+            |s| {
+                s.iter_mut()
+                    .for_each(|i| i.image_orientation = Some([1.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
+            },
+            "the slices are not axial: their normal is 90 degrees",
+        ),
+        (
+            |s| {
+                s.iter_mut()
+                    .enumerate()
+                    .for_each(|(k, i)| *i = moved(i, [3.0 * k as f64, 0.0, 0.0]))
+            },
+            "the stack leans by 36.9 degrees against the slice normal, the limit is 30",
+        ),
+        (
+            |s| {
+                let second = s.to_vec();
+                for (k, mut instance) in second.into_iter().enumerate() {
+                    instance.sop_instance_uid = uid(&format!("2.25.7.{k}"));
+                    instance.instance_number = Some(100 + k as i64);
+                    s.push(instance);
+                }
+            },
+            "30 of 60 slices repeat a position, such as slice 1 (2.25.1002.1) and slice 100 (2.25.7.0) at 99.00 mm",
+        ),
+    ];
+    for (change, wanted) in cases {
+        let mut instances = sample();
+        change(&mut instances);
+        let said = refusal(instances).to_string();
+        assert!(said.contains(wanted), "{said}\nshould hold: {wanted}");
+    }
+}
+
+#[test]
+fn feet_first_stacks_are_ordered_by_the_normal_too() {
+    let mut instances = sample();
+    for instance in &mut instances {
+        instance.image_orientation = Some([-1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    }
+    let series = assemble(instances, &ANY).unwrap();
+    assert_eq!(series.slices[0].instance_number, Some(30));
+    assert_eq!(series.grid.directions[2], [0.0, 0.0, -1.0]);
+    assert_eq!(
+        cross(series.grid.directions[0], series.grid.directions[1]),
+        series.grid.directions[2]
+    );
+}

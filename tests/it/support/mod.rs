@@ -1,0 +1,12 @@
+//! What several promises are tested with.
+
+pub mod daemon;
+pub mod data;
+pub mod dataset;
+pub mod log;
+pub mod orthanc;
+pub mod peers;
+pub mod phantom;
+pub mod rude;
+pub mod shelf;
+pub mod source;

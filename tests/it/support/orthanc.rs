@@ -1,0 +1,139 @@
+//! A real Orthanc as PACS: source and destination.
+
+use crate::support::daemon::free_port;
+use crate::support::peers::peer;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub struct Orthanc {
+    pub dicom_port: u16,
+    http_port: u16,
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Orthanc {
+    /// `None`, loudly, where Orthanc is not installed. It knows the daemon as the modality `medlsam`.
+    pub fn start(daemon_port: u16, dicom_port: u16) -> Option<Self> {
+        let binary = peer("Orthanc")?;
+        let folder = tempfile::tempdir().unwrap();
+        let http_port = free_port();
+        let db = folder.path().join("db");
+        let config = json!({
+            "StorageDirectory": db, "IndexDirectory": db, "HttpPort": http_port, "RemoteAccessAllowed": false,
+            "AuthenticationEnabled": false, "DicomAet": "ORTHANC", "DicomPort": dicom_port, "DicomCheckCalledAet": false,
+            "OverwriteInstances": true, "StableAge": 1, "DicomAlwaysAllowStore": true,
+            "DicomModalities": { "medlsam": ["MEDLSAM", "127.0.0.1", daemon_port] },
+        });
+        let path = folder.path().join("orthanc.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(binary)
+            .arg(&path)
+            .env("TCP_NODELAY", "1")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let orthanc = Self {
+            dicom_port,
+            http_port,
+            child: child.unwrap(),
+            folder,
+        };
+        let begin = Instant::now();
+        while TcpStream::connect(("127.0.0.1", dicom_port)).is_err()
+            || TcpStream::connect(("127.0.0.1", http_port)).is_err()
+        {
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "Orthanc does not start: {}",
+                orthanc.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Some(orthanc)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// A request of its REST interface; the body of the answer.
+    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an HTTP head") + 4;
+        let status = String::from_utf8_lossy(&answer[..end])
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_string();
+        assert!(
+            status.contains(" 200 "),
+            "{method} {path}: {status}\n{}",
+            String::from_utf8_lossy(&answer[end..])
+        );
+        answer.split_off(end)
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        serde_json::from_slice(&self.request("GET", path, b"")).unwrap()
+    }
+
+    pub fn upload(&self, file: &Path) {
+        self.request("POST", "/instances", &std::fs::read(file).unwrap());
+    }
+
+    /// Pushes everything it has to the daemon by C-STORE.
+    pub fn push_all(&self) {
+        let studies = self.get("/studies");
+        let body = json!({ "Resources": studies, "Synchronous": true });
+        self.request("POST", "/modalities/medlsam/store", body.to_string().as_bytes());
+    }
+
+    /// Orthanc identifiers of the series of a modality, with the study each belongs to.
+    pub fn series(&self, modality: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for id in self.get("/series").as_array().unwrap() {
+            let id = id.as_str().unwrap();
+            let series = self.get(&format!("/series/{id}"));
+            if series["MainDicomTags"]["Modality"] == modality {
+                found.push((id.to_string(), series["ParentStudy"].as_str().unwrap().to_string()));
+            }
+        }
+        found
+    }
+
+    /// The bytes of the only instance of a series.
+    pub fn only_instance(&self, series: &str) -> Vec<u8> {
+        let instances = self.get(&format!("/series/{series}"))["Instances"].clone();
+        let instances = instances.as_array().unwrap();
+        assert_eq!(instances.len(), 1, "one object per series");
+        self.request(
+            "GET",
+            &format!("/instances/{}/file", instances[0].as_str().unwrap()),
+            b"",
+        )
+    }
+}
+
+impl Drop for Orthanc {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of Orthanc:\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Our SCP in this process, with a shelf in memory in the place of the intake.
+
+use medlsamd::config::{Dicom, Peer, Permission};
+use medlsamd::dicom::ae::{Address, AeTitle};
+use medlsamd::intake::{AssociationId, Claim, IntakeError};
+use medlsamd::net::scu::Dial;
+use medlsamd::scp::{Receiver, Settings, serve};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// What came, and what to do with what comes.
+#[derive(Default)]
+pub struct Contents {
+    pub stored: Vec<(Claim, Vec<u8>)>,
+    pub opened: Vec<AssociationId>,
+    pub closed: Vec<AssociationId>,
+    /// Out of resources once an object has more bytes than this.
+    pub full_after: Option<usize>,
+    /// Panics at the next write.
+    pub panics: bool,
+    /// Fails when an association is closed.
+    pub cannot_close: bool,
+    /// A slow disk: pause before each object is taken.
+    pub pause: Duration,
+}
+
+#[derive(Clone, Default)]
+pub struct Shelf(Arc<Mutex<Contents>>);
+
+pub struct Open {
+    shelf: Shelf,
+    claim: Claim,
+    bytes: Vec<u8>,
+}
+
+impl Shelf {
+    pub fn with<T>(&self, look: impl FnOnce(&mut Contents) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Waits until every opened association is closed.
+    pub async fn settled(&self) {
+        for _ in 0..500 {
+            if self.with(|c| c.opened.len() == c.closed.len()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("an association is never closed at the intake");
+    }
+}
+
+impl Receiver for Shelf {
+    type Spool = Open;
+    type Receipt = ();
+    fn association_opened(&self, association: AssociationId) {
+        self.with(|c| c.opened.push(association));
+    }
+    fn association_closed(&self, association: AssociationId) -> Result<(), IntakeError> {
+        self.with(|c| {
+            c.closed.push(association);
+            if c.cannot_close {
+                Err(IntakeError::OutOfResources("sync failed".into()))
+            } else {
+                Ok(())
+            }
+        })
+    }
+    fn begin(&self, claim: Claim) -> Result<Open, IntakeError> {
+        Ok(Open {
+            shelf: self.clone(),
+            claim,
+            bytes: Vec::new(),
+        })
+    }
+    fn write(open: &mut Open, bytes: &[u8]) -> Result<(), IntakeError> {
+        let (panics, full_after) = open.shelf.with(|c| (c.panics, c.full_after));
+        assert!(!panics, "the test asked for a panic");
+        open.bytes.extend_from_slice(bytes);
+        match full_after {
+            Some(limit) if open.bytes.len() > limit => Err(IntakeError::OutOfResources("disk full".into())),
+            _ => Ok(()),
+        }
+    }
+    fn finish(open: Open) -> Result<(), IntakeError> {
+        let pause = open.shelf.with(|c| c.pause);
+        std::thread::sleep(pause);
+        open.shelf.with(|c| c.stored.push((open.claim, open.bytes)));
+        Ok(())
+    }
+}
+
+/// A server on a free port of the loopback.
+pub struct Server {
+    pub address: SocketAddr,
+    pub shelf: Shelf,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
+    Peer {
+        ae_title: ae_title.into(),
+        host: host.into(),
+        may: may.to_vec(),
+    }
+}
+
+impl Server {
+    /// Called MEDLSAM; `SENDER` from here may store, `VISITOR` may only echo.
+    pub async fn start(change: impl FnOnce(&mut Dicom)) -> Self {
+        let mut dicom = Dicom::default();
+        change(&mut dicom);
+        let ae_title = AeTitle::parse("MEDLSAM").unwrap();
+        let peers = vec![
+            peer_entry("SENDER", "127.0.0.1", &[Permission::Store]),
+            peer_entry("VISITOR", "any", &[]),
+            peer_entry("ELSEWHERE", "192.0.2.1", &[Permission::Store]),
+        ];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shelf = Shelf::default();
+        let served = serve(listener, Settings { ae_title, dicom, peers }, shelf.clone(), async {
+            let _ = stopped.await;
+        });
+        Self {
+            address,
+            shelf,
+            stop,
+            task: tokio::spawn(served),
+        }
+    }
+
+    pub fn dial(&self, calling: &str) -> Dial {
+        dial(calling, &format!("MEDLSAM@127.0.0.1:{}", self.address.port()))
+    }
+
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+    }
+}
+
+pub fn dial(calling: &str, address: &str) -> Dial {
+    Dial {
+        calling_ae: AeTitle::parse(calling).unwrap(),
+        address: address.parse::<Address>().unwrap(),
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(20),
+    }
+}
