@@ -1,6 +1,6 @@
 //! `medlsamd check`: every problem of configuration, models, providers and destinations at once, each with a hint.
 
-use crate::cli::Exit;
+use crate::exit::Exit;
 use crate::config::{Config, Problem};
 use crate::engines;
 use crate::net;

@@ -9,6 +9,7 @@ use crate::engines;
 use crate::gather::Gatherer;
 use crate::intake::{Intake, Options};
 use crate::net;
+use crate::pipeline::Engines;
 use crate::progress::{Progress, Silent};
 use crate::scp;
 use crate::store::Store;
@@ -52,14 +53,7 @@ impl Daemon {
         let (store, intake) = open_storage(&config)?;
         let runtime = engines::runtime(&config)?;
         let engines = engines::load(&config, &runtime)?;
-        for assignment in engines.assignments() {
-            let provider = &assignment.provider;
-            tracing::info!(model = assignment.model, provider, nodes = ?assignment.nodes, "model loaded");
-            assignment
-                .warnings
-                .iter()
-                .for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
-        }
+        tell_assignments(&engines);
 
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -154,6 +148,15 @@ impl Daemon {
         }
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
+    }
+}
+
+/// Which provider really runs each model, and loudly what was passed over.
+fn tell_assignments(engines: &Engines) {
+    for assignment in engines.assignments() {
+        let provider = &assignment.provider;
+        tracing::info!(model = assignment.model, provider, nodes = ?assignment.nodes, "model loaded");
+        assignment.warnings.iter().for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
     }
 }
 

@@ -1,8 +1,8 @@
 //! `medlsamd demo`: starts the daemon on loopback with a configuration of its own, pushes a real CT to it as a scanner would,
 //! and shows what came of it.
 
-use crate::cli::Exit;
-use crate::cli::progress::Shown;
+use crate::exit::Exit;
+use crate::terminal::Shown;
 use crate::config::{Config, Peer, Permission, Protocol, Written};
 use crate::daemon::Daemon;
 use crate::dicom::ae::{Address, AeTitle};
@@ -48,7 +48,7 @@ pub fn run(cache: &Path, models: &Path) -> Result<(), Exit> {
 
     let begin = Instant::now();
     eprintln!("starting the daemon on loopback");
-    let shown = Arc::new(Shown::new());
+    let shown = Arc::new(Shown::default());
     let daemon = Daemon::start(config, shown.clone()).map_err(Exit::from)?;
     let outcome = push_and_wait(&daemon, &sample, &folder);
     shown.finish();

@@ -155,7 +155,7 @@ impl Gatherer {
             return Ok(());
         }
         let judgement = self.judge(job)?;
-        let evidence = judgement.evidence.as_ref().map(|()| ()).map_err(String::as_str);
+        let evidence = judgement.evidence.as_ref().copied().map_err(String::as_str);
         match decide(
             &Facts {
                 quiet_s,

@@ -50,10 +50,10 @@ impl Grid {
     /// Patient position of a (fractional) voxel coordinate `(i, j, k)`.
     pub fn to_patient(&self, voxel: Vec3) -> PatientPoint {
         let mut p = self.origin.to_array();
-        for axis in 0..3 {
+        for (axis, direction) in self.directions.iter().enumerate() {
             let step = voxel[axis] * self.spacing_mm[axis];
-            for (c, p) in p.iter_mut().enumerate() {
-                *p += step * self.directions[axis][c];
+            for (p, d) in p.iter_mut().zip(direction) {
+                *p += step * d;
             }
         }
         p.into()

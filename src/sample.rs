@@ -51,7 +51,6 @@ pub fn write_series(volume: &Volume, label: &Label<'_>, dir: &Path) -> anyhow::R
 /// Everything the slices share: patient, study, series, frame of reference, equipment and image pixel modules of the CT
 /// Image IOD (PS3.3 A.3).
 fn common_elements(volume: &Volume, label: &Label<'_>) -> InMemDicomObject {
-    let grid = &volume.grid;
     let uid = |role: &str| Uid::derived(&[label.seed, role]).to_string();
     let mut object = InMemDicomObject::new_empty();
     let mut text = |tag: Tag, vr: VR, value: &str| {
@@ -99,6 +98,16 @@ fn common_elements(volume: &Volume, label: &Label<'_>) -> InMemDicomObject {
     text(tags::STUDY_INSTANCE_UID, VR::UI, &uid("study"));
     text(tags::SERIES_INSTANCE_UID, VR::UI, &uid("series"));
     text(tags::FRAME_OF_REFERENCE_UID, VR::UI, &uid("frame"));
+    put_image(&mut object, volume);
+    object
+}
+
+/// Plane geometry and pixel encoding, the same for all slices.
+fn put_image(object: &mut InMemDicomObject, volume: &Volume) {
+    let grid = &volume.grid;
+    let mut text = |tag: Tag, vr: VR, value: &str| {
+        object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
+    };
     let [row, column, _] = grid.directions;
     text(
         tags::IMAGE_ORIENTATION_PATIENT,
@@ -126,7 +135,6 @@ fn common_elements(volume: &Volume, label: &Label<'_>) -> InMemDicomObject {
     ] {
         object.put(DataElement::new(tag, VR::US, PrimitiveValue::from(value)));
     }
-    object
 }
 
 fn put_slice(object: &mut InMemDicomObject, volume: &Volume, k: usize, sop_instance_uid: &Uid) {

@@ -1,9 +1,10 @@
 //! `medlsamd jobs`: the same rows the daemon works on, read and steered from another process.
 
-use crate::cli::{Exit, print};
+use crate::cli::print;
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::job::{Job, JobId, State};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::table;
 use jiff::Timestamp;
 
@@ -25,17 +26,6 @@ pub enum Command {
     Cancel { id: i64 },
     /// Why a series is where it is
     Explain { series_uid: String },
-}
-
-impl From<StoreError> for Exit {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NoSuchJob(_) | StoreError::IllegalMove(_) | StoreError::Unfit { .. } => {
-                Self::Usage(error.to_string())
-            }
-            _ => Self::Failed(error.to_string()),
-        }
-    }
 }
 
 pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {

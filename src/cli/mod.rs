@@ -3,64 +3,16 @@
 mod jobs;
 mod models;
 mod process;
-pub(crate) mod progress;
 mod template;
 
 use crate::config::{Config, Problem};
-use crate::inference::runtime::InferenceError;
+use crate::exit::Exit;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Where the daemon's configuration lies when `--config` does not say.
 pub const DEFAULT_CONFIG: &str = "/etc/medlsamd/medlsamd.toml";
-
-/// Why a command did not succeed, by exit code.
-#[derive(Debug, thiserror::Error)]
-pub enum Exit {
-    /// 1: the job failed or was refused.
-    #[error("{0}")]
-    Failed(String),
-    /// 2: bad usage or configuration.
-    #[error("{0}")]
-    Usage(String),
-    /// 3: a needed file, model or runtime is missing.
-    #[error("{0}")]
-    Missing(String),
-    /// 4: a destination or peer refused.
-    #[error("{0}")]
-    Peer(String),
-}
-
-impl Exit {
-    fn code(&self) -> u8 {
-        match self {
-            Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
-            Self::Missing(_) => 3,
-            Self::Peer(_) => 4,
-        }
-    }
-}
-
-impl From<InferenceError> for Exit {
-    fn from(error: InferenceError) -> Self {
-        match error {
-            InferenceError::Run { .. } | InferenceError::Cancelled => Self::Failed(error.to_string()),
-            InferenceError::Provider { .. } => Self::Usage(error.to_string()),
-            InferenceError::Missing(_) | InferenceError::Model { .. } => Self::Missing(error.to_string()),
-        }
-    }
-}
-
-impl From<anyhow::Error> for Exit {
-    fn from(error: anyhow::Error) -> Self {
-        match error.downcast::<InferenceError>() {
-            Ok(inference) => inference.into(),
-            Err(error) => Self::Failed(format!("{error:#}")),
-        }
-    }
-}
 
 /// CT series in over DICOM, organs found and outlined, SEG and RTSTRUCT out.
 #[derive(Parser)]

@@ -1,7 +1,8 @@
 //! `medlsamd model`: what is installed, and whether it is what it says.
 
-use crate::cli::{Exit, print};
+use crate::cli::print;
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::inference::model::Manifest;
 use crate::table;
 

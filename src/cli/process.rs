@@ -1,8 +1,9 @@
 //! `medlsamd process`.
 
-use crate::cli::progress::Shown;
-use crate::cli::{Exit, print};
+use crate::terminal::Shown;
+use crate::cli::print;
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::engines;
 use crate::process::{self, Order, Processed};
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub fn run(config: &Config, args: &Args, json: bool) -> Result<(), Exit> {
     };
     let runtime = engines::runtime(config)?;
     let mut engines = engines::load(config, &runtime)?;
-    let shown = Shown::new();
+    let shown = Shown::default();
     let processed = process::run(&order, &mut engines, &shown)?;
     shown.finish();
 

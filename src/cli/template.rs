@@ -1,8 +1,9 @@
 //! `medlsamd template`: teach a structure from contoured cases.
 
-use crate::cli::{Exit, print};
+use crate::cli::print;
 use crate::config::Config;
 use crate::engines;
+use crate::exit::Exit;
 use crate::localise::Localiser;
 use crate::localise::bank::{Bank, Template};
 use crate::nifti;
@@ -10,7 +11,7 @@ use crate::process;
 use crate::progress::Silent;
 use crate::series::{self, Requirements};
 use crate::table;
-use crate::teach::{self, Placed, TeachError};
+use crate::teach::{self, Placed};
 use crate::volume::{self, Volume};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,12 +39,6 @@ pub struct Add {
     /// Name of the case in the bank; choose one that identifies nobody
     #[arg(long)]
     id: Option<String>,
-}
-
-impl From<TeachError> for Exit {
-    fn from(error: TeachError) -> Self {
-        Self::Failed(error.to_string())
-    }
 }
 
 pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {

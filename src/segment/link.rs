@@ -8,13 +8,11 @@ use crate::geometry::{Box3, Grid};
 use crate::inference::model::Manifest;
 use crate::inference::runtime::InferenceError;
 use crate::localise::Located;
-use crate::segment::prepare::{Frame, PLANE, View, dominant_axes};
+use crate::segment::plane::{HAIR, Plane, Rect};
+use crate::segment::prepare::{Frame, View, dominant_axes};
 use crate::structure::Linking;
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Logits are kept within ± this, so that a very sure slice does not swallow its neighbour when the two are interpolated.
-pub const LIMIT: f32 = 10.0;
 
 /// How slices are linked; from the model's manifest.
 #[derive(Clone, Debug)]
@@ -67,8 +65,7 @@ pub struct Keys {
 
 impl Keys {
     pub fn new(grid: &Grid, step_mm: f64) -> Self {
-        // A hair of slack, as 5.0 / 2.5 need not be exactly 2.
-        let stride = (step_mm / grid.spacing_mm[2] + 1e-3).floor();
+        let stride = (step_mm / grid.spacing_mm[2] + HAIR).floor();
         Self {
             stride: (stride as usize).max(1),
             count: grid.size[2],
@@ -89,98 +86,6 @@ impl Keys {
     /// The keys needed to interpolate every slice from `first` to `last`.
     pub fn covering(&self, [first, last]: [usize; 2]) -> BTreeSet<usize> {
         (first..=last).flat_map(|k| self.around(k)).collect()
-    }
-}
-
-/// A rectangle in the plane: least and greatest pixel centres across and down.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rect {
-    pub min: [f64; 2],
-    pub max: [f64; 2],
-}
-
-impl Rect {
-    fn widened(self, by: [f64; 2]) -> Self {
-        Self {
-            min: [0, 1].map(|a| self.min[a] - by[a]),
-            max: [0, 1].map(|a| self.max[a] + by[a]),
-        }
-    }
-
-    fn within(self, outer: Self) -> Self {
-        let inside = |v: [f64; 2]| [0, 1].map(|a| v[a].max(outer.min[a]).min(outer.max[a]));
-        Self {
-            min: inside(self.min),
-            max: inside(self.max),
-        }
-    }
-
-    fn between(a: Self, b: Self, t: f64) -> Self {
-        let mix = |a: [f64; 2], b: [f64; 2]| [0, 1].map(|i| a[i] + (b[i] - a[i]) * t);
-        Self {
-            min: mix(a.min, b.min),
-            max: mix(a.max, b.max),
-        }
-    }
-}
-
-/// What the network said on one key slice, within the part of the plane the structure may fill.
-#[derive(Clone, Debug)]
-pub struct Plane {
-    /// Plane column and row of the first logit.
-    pub origin: [usize; 2],
-    /// `[row, column]`, within ± [`LIMIT`].
-    pub logits: Array2<f32>,
-    /// The network's own estimate of its answer's IoU.
-    pub iou: f32,
-}
-
-impl Plane {
-    fn cut(logits: ArrayView2<'_, f32>, iou: f32, clip: Rect) -> Self {
-        let low = [0, 1].map(|a| (clip.min[a].ceil().max(0.0) as usize).min(PLANE - 1));
-        let high = [0, 1].map(|a| (clip.max[a].floor().max(0.0) as usize).clamp(low[a], PLANE - 1));
-        let part = logits.slice(s![low[1]..=high[1], low[0]..=high[0]]);
-        Self {
-            origin: low,
-            logits: part.mapv(|v| v.clamp(-LIMIT, LIMIT)),
-            iou,
-        }
-    }
-
-    /// The logit at a plane pixel; far below zero outside the part kept.
-    pub fn at(&self, [x, y]: [usize; 2]) -> f32 {
-        let inside = (x.checked_sub(self.origin[0]), y.checked_sub(self.origin[1]));
-        match inside {
-            (Some(x), Some(y)) => self.logits.get([y, x]).copied().unwrap_or(-LIMIT),
-            _ => -LIMIT,
-        }
-    }
-
-    fn area(&self) -> usize {
-        self.logits.iter().filter(|v| **v > 0.0).count()
-    }
-
-    /// The box around the mask.
-    fn bounds(&self) -> Option<Rect> {
-        let mut bounds: Option<Rect> = None;
-        for ((y, x), _) in self.logits.indexed_iter().filter(|(_, v)| **v > 0.0) {
-            let at = [(x + self.origin[0]) as f64, (y + self.origin[1]) as f64];
-            let bounds = bounds.get_or_insert(Rect { min: at, max: at });
-            bounds.min = [0, 1].map(|a| bounds.min[a].min(at[a]));
-            bounds.max = [0, 1].map(|a| bounds.max[a].max(at[a]));
-        }
-        bounds
-    }
-
-    /// Dice of the two masks; both planes must be cut alike.
-    fn dice(&self, other: &Self) -> f32 {
-        let both = self
-            .logits
-            .iter()
-            .zip(&other.logits)
-            .filter(|(a, b)| **a > 0.0 && **b > 0.0)
-            .count();
-        2.0 * both as f32 / (self.area() + other.area()).max(1) as f32
     }
 }
 
@@ -232,10 +137,15 @@ impl<'a> Track<'a> {
         }
         let clip_slices = rules.clip_mm / grid.spacing_mm[2];
         let slice = |k: f64| k.clamp(0.0, last) as usize;
-        let slices = [slice((low - clip_slices).ceil()), slice((high + clip_slices).floor())];
+        let slices = [
+            slice((low - clip_slices - HAIR).ceil()),
+            slice((high + clip_slices + HAIR).floor()),
+        ];
         let slices = [slices[0].min(slices[1]), slices[1]];
         let key_slices = keys.covering(slices);
-        let middle = ((low + high) / 2.0).clamp(0.0, last);
+        // Of two keys equally near the middle the one nearer the head, left or back, however the slices are stored.
+        let toward = grid.directions[2][dominant_axes(grid)[2]].signum() * HAIR;
+        let middle = ((low + high) / 2.0).clamp(0.0, last) + toward;
         let nearer = |a: &&usize, b: &&usize| (**a as f64 - middle).abs().total_cmp(&(**b as f64 - middle).abs());
         let start = *key_slices.iter().min_by(nearer)?;
         // The view's spacing across and down, in plane pixels per millimetre.
@@ -400,4 +310,184 @@ fn sections(located: &Located, grid: &Grid, view: &View, frame: &Frame) -> Vec<(
     let mut sections: Vec<_> = located.sections.iter().filter_map(one).collect();
     sections.sort_by(|a, b| a.0.total_cmp(&b.0));
     sections
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::geometry::PatientPoint;
+    use crate::localise::Section;
+    use crate::segment::prepare::PLANE;
+    use crate::segment::prepare::tests::recipe;
+    use crate::structure;
+    use ndarray::Array2;
+
+    /// 64 × 64 × 21 voxels of 4 × 4 × 2.5 mm, stored as most scanners do: one view pixel is four of the plane.
+    pub fn grid() -> Grid {
+        Grid {
+            origin: PatientPoint::new(0.0, 0.0, 0.0),
+            directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+            spacing_mm: [4.0, 4.0, 2.5],
+            size: [64, 64, 21],
+        }
+    }
+
+    pub fn rules() -> Rules {
+        Rules {
+            encode_step_mm: 5.0,
+            clip_mm: 5.0,
+            margins_px: vec![1.0, 3.0],
+            section_margin_px: 1.0,
+            dice_weight: 0.5,
+            min_dice: 0.1,
+            min_area_px: 4,
+        }
+    }
+
+    /// The structure in a box of voxels.
+    pub fn located(name: &str, grid: &Grid, low: [f64; 3], high: [f64; 3]) -> Located {
+        let mut bounds = Box3::EMPTY;
+        bounds.include(grid.to_patient(low));
+        bounds.include(grid.to_patient(high));
+        Located {
+            structure: structure::by_name(name).unwrap(),
+            bounds,
+            sections: Vec::new(),
+            truncated: Vec::new(),
+            confidence: 1.0,
+            low_confidence: false,
+            reasons: Vec::new(),
+        }
+    }
+
+    fn track<'a>(located: &'a Located, grid: &Grid) -> Option<Track<'a>> {
+        let view = View::of(grid);
+        let frame = Frame::new(view.size, &recipe(256, false, false));
+        Track::new(located, grid, &view, &frame, &Keys::new(grid, 5.0), &rules())
+    }
+
+    /// Logits of a disc in the plane.
+    pub fn disc(centre: [f64; 2], radius: f64) -> Array2<f32> {
+        Array2::from_shape_fn((PLANE, PLANE), |(y, x)| {
+            (radius - (x as f64 - centre[0]).hypot(y as f64 - centre[1])) as f32
+        })
+    }
+
+    #[test]
+    fn keys_are_every_nth_slice_and_the_last() {
+        let keys = Keys { stride: 3, count: 9 };
+        assert_eq!(
+            [0, 1, 5, 6, 7, 8].map(|k| keys.around(k)),
+            [[0, 0], [0, 3], [3, 6], [6, 6], [6, 8], [8, 8]]
+        );
+        assert_eq!(keys.covering([4, 7]).into_iter().collect::<Vec<_>>(), [3, 6, 8]);
+        assert_eq!(Keys::new(&grid(), 5.0).stride, 2);
+        assert_eq!(Keys::new(&grid(), 1.0).stride, 1);
+    }
+
+    #[test]
+    fn propagation_starts_in_the_middle_and_follows_the_mask_both_ways_until_it_ends() {
+        let grid = grid();
+        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
+        let mut track = track(&kidney, &grid).unwrap();
+        // 5 mm are two slices.
+        assert_eq!(track.slices, [2, 18]);
+        assert!(track.prompts(8, Sweep::Up, &rules()).is_empty());
+        for (sweep, slices) in [
+            (Sweep::Up, (0..21).collect::<Vec<_>>()),
+            (Sweep::Down, (0..21).rev().collect()),
+        ] {
+            for k in slices {
+                let prompts = track.prompts(k, sweep, &rules());
+                match (k, sweep) {
+                    (10, Sweep::Up) => assert_eq!(
+                        prompts,
+                        [Rect {
+                            min: [81.5; 2],
+                            max: [161.5; 2]
+                        }]
+                    ),
+                    (12, Sweep::Up) => assert_eq!(
+                        prompts[1],
+                        Rect {
+                            min: [97.0 - 3.0; 2],
+                            max: [103.0 + 3.0; 2]
+                        }
+                    ),
+                    _ => {}
+                }
+                // A disc that shifts by two pixels a key slice and is gone above slice 14.
+                let centre = [100.0 + (k as f64 - 10.0); 2];
+                let logits = if k > 14 { disc(centre, -1.0) } else { disc(centre, 4.0) };
+                let answers: Vec<_> = prompts.iter().map(|_| (logits.view(), 0.9)).collect();
+                track.accept(k, sweep, &answers, &rules());
+            }
+        }
+        assert_eq!(
+            track.planes.keys().copied().collect::<Vec<_>>(),
+            [2, 4, 6, 8, 10, 12, 14]
+        );
+        assert!((track.predicted_iou() - 0.9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_answer_that_agrees_with_its_neighbour_wins_over_one_a_little_surer_of_itself() {
+        let grid = grid();
+        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
+        let mut track = track(&kidney, &grid).unwrap();
+        let (right, wrong) = (disc([100.0; 2], 9.0), disc([130.0; 2], 20.0));
+        track.accept(10, Sweep::Up, &[(right.view(), 0.9)], &rules());
+        track.accept(12, Sweep::Up, &[(wrong.view(), 0.99), (right.view(), 0.8)], &rules());
+        assert_eq!(track.planes[&12].iou, 0.8);
+        // Nothing that overlaps at all: the structure has ended.
+        track.accept(14, Sweep::Up, &[(disc([140.0, 90.0], 6.0).view(), 0.99)], &rules());
+        assert!(!track.planes.contains_key(&14));
+    }
+
+    #[test]
+    fn a_mask_can_not_leave_the_box_by_more_than_the_clip() {
+        let grid = grid();
+        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
+        let mut track = track(&kidney, &grid).unwrap();
+        track.accept(10, Sweep::Up, &[(disc([120.0; 2], 300.0).view(), 1.0)], &rules());
+        // 5 mm are five plane pixels.
+        assert_eq!(
+            track.planes[&10].bounds().unwrap(),
+            Rect {
+                min: [77.0; 2],
+                max: [166.0; 2]
+            }
+        );
+    }
+
+    #[test]
+    fn sections_are_interpolated_between_their_middles() {
+        let grid = grid();
+        let mut liver = located("liver", &grid, [10.0, 10.0, 2.0], [50.0, 50.0, 18.0]);
+        let part = |z: [f64; 2], x: [f64; 2]| Section {
+            z_mm: z.map(|k| k * 2.5),
+            y_mm: [40.0, 200.0],
+            x_mm: x.map(|i| i * 4.0),
+        };
+        liver.sections = vec![part([10.0, 18.0], [30.0, 50.0]), part([2.0, 10.0], [10.0, 50.0])];
+        let track = track(&liver, &grid).unwrap();
+        let left = |k| track.prompts(k, Sweep::Up, &rules())[0].min[0];
+        // Middles at slices 6 and 14, left edges at view columns 10 and 30; one plane pixel of margin.
+        assert_eq!([2, 6, 10, 14, 18].map(left), [40.5, 40.5, 80.5, 120.5, 120.5]);
+        assert!(track.prompts(6, Sweep::Down, &rules()).is_empty());
+    }
+
+    #[test]
+    fn a_box_that_misses_the_volume_makes_no_track() {
+        let grid = grid();
+        for (low, high) in [
+            ([20.0, 20.0, 30.0], [40.0, 40.0, 40.0]),
+            ([70.0, 20.0, 4.0], [80.0, 40.0, 9.0]),
+        ] {
+            assert!(track(&located("liver", &grid, low, high), &grid).is_none());
+        }
+        let mut crossed = located("liver", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 9.0]);
+        crossed.bounds.min.x = f64::NAN;
+        assert!(track(&crossed, &grid).is_none());
+    }
 }

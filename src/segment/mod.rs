@@ -6,6 +6,7 @@
 
 mod assemble;
 mod link;
+mod plane;
 mod prepare;
 
 use crate::inference::model::Manifest;
@@ -16,7 +17,8 @@ use crate::localise::Located;
 use crate::mask::Mask;
 use crate::progress::Progress;
 use crate::segment::assemble::Scene;
-use crate::segment::link::{Keys, Rect, Rules, Sweep, Track};
+use crate::segment::link::{Keys, Rules, Sweep, Track};
+use crate::segment::plane::Rect;
 use crate::segment::prepare::{Frame, PLANE, Recipe, View};
 use crate::structure::{Structure, Window};
 use crate::volume::Volume;

@@ -284,7 +284,7 @@ fn resample(source: ArrayView2<'_, f32>, taps: &Taps) -> Array2<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::geometry::{PatientPoint, Vec3};
 

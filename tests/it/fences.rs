@@ -9,7 +9,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("ort::", &["inference"]),
     ("SystemTime::now", &["daemon"]),
-    ("println!", &["cli", "check", "demo"]),
+    ("println!", &["cli", "check", "demo", "terminal"]),
 ];
 
 #[test]
@@ -36,7 +36,7 @@ fn names(line: &str, thing: &str) -> bool {
 #[test]
 fn files_and_functions_stay_readable() {
     let mut wrong = Vec::new();
-    for file in source::files() {
+    for file in source::files().into_iter().filter(|file| !file.path.ends_with("tests.rs")) {
         let lines = file.code().count();
         if lines > 500 && file.module != "structure" {
             wrong.push(format!("{}: {lines} lines outside tests (500)", file.path));

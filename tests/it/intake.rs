@@ -8,10 +8,12 @@ use medlsamd::dicom::status::Status;
 use medlsamd::intake::{AcceptedInstance, AssociationId, Intake, IntakeError, Options, Rebuilt};
 use medlsamd::job::State;
 use medlsamd::store::Store;
-use medlsamd::watch::{REJECTED, Watch};
+use medlsamd::watch::{Folders, REJECTED};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const SERIES: &str = "1.2.826.2";
@@ -239,14 +241,18 @@ fn drop_folders_are_emptied_and_refused_files_keep_their_reason() {
     fs::write(below.join("bare"), Slice::new(SERIES, 2).data_set()).unwrap();
     fs::write(below.join("notes"), "hello, this is no DICOM").unwrap();
     fs::write(below.join("3.dcm.part"), "being copied").unwrap();
-    let watch = Watch::start(f.intake.clone(), vec![folder.path().to_path_buf()]).unwrap();
+    let folders = Folders::new(&[folder.path().to_path_buf()], f.intake.clone()).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let watching = std::thread::spawn(move || folders.run(|| stopped.load(Ordering::SeqCst)));
     fs::write(folder.path().join("late.dcm"), Slice::new(SERIES, 3).file()).unwrap();
     let patience = Instant::now() + Duration::from_secs(30);
     while f.state() != [(State::Receiving, 3)] || below.join("bare").exists() || below.join("notes").exists() {
         assert!(Instant::now() < patience, "{:?}", f.state());
         std::thread::sleep(Duration::from_millis(50));
     }
-    drop(watch);
+    stop.store(true, Ordering::SeqCst);
+    watching.join().unwrap();
     let rejected = folder.path().join(REJECTED).join("case/notes");
     assert_eq!(fs::read(&rejected).unwrap(), b"hello, this is no DICOM");
     assert!(

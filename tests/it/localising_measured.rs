@@ -12,7 +12,7 @@ use medlsamd::localise::verdict::Thresholds;
 use medlsamd::localise::{Face, Localiser, find, search};
 use medlsamd::progress::Silent;
 use medlsamd::structure::{STRUCTURES, Structure};
-use medlsamd::teach::{self, Placed, PlacedStructure};
+use medlsamd::teach::{self, Placed};
 use medlsamd::{nifti, table};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

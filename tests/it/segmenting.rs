@@ -28,9 +28,15 @@ fn data() -> PathBuf {
 
 /// True when all files are there. Set-up brings those of the cache, so their absence fails where CI is set.
 fn have(files: &[PathBuf]) -> bool {
-    let Some(absent) = files.iter().find(|file| !file.exists()) else { return true };
+    let Some(absent) = files.iter().find(|file| !file.exists()) else {
+        return true;
+    };
     let brought_by_set_up = absent.starts_with(cache());
-    assert!(!(brought_by_set_up && std::env::var_os("CI").is_some()), "{} is missing", absent.display());
+    assert!(
+        !(brought_by_set_up && std::env::var_os("CI").is_some()),
+        "{} is missing",
+        absent.display()
+    );
     eprintln!("SKIPPED, NOTHING TESTED: {} is missing", absent.display());
     false
 }
@@ -45,7 +51,14 @@ fn weights() -> PathBuf {
 
 fn choice(providers: &[&str], strict: bool) -> Choice {
     let providers = providers.iter().map(|p| (*p).to_owned()).collect();
-    Choice { providers, strict, device: 0, fp16: false, engine_cache: None, threads: 0 }
+    Choice {
+        providers,
+        strict,
+        device: 0,
+        fp16: false,
+        engine_cache: None,
+        threads: 0,
+    }
 }
 
 fn manifest() -> Manifest {
@@ -64,15 +77,21 @@ impl Case {
         let volume = nifti::read_ct(ct).unwrap();
         let (grid, stored) = nifti::read_labels(&folder.join("seg.nii.gz")).unwrap();
         let labels = onto(&volume.grid, &grid, &stored);
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("labels.json")).unwrap()).unwrap();
-        Self { volume, labels, names: json["labels"].as_object().unwrap().clone() }
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("labels.json")).unwrap()).unwrap();
+        Self {
+            volume,
+            labels,
+            names: json["labels"].as_object().unwrap().clone(),
+        }
     }
 
     /// Lobes are united, and vertebrae are numbered by another name.
     fn truth(&self, structure: &Structure) -> Array3<bool> {
         let wanted = |name: &str| {
             let name = name.replace("vertebrae_", "vertebra_");
-            let side = |lung: &str, side: &str| structure.name == lung && name.starts_with("lung_") && name.ends_with(side);
+            let side =
+                |lung: &str, side: &str| structure.name == lung && name.starts_with("lung_") && name.ends_with(side);
             name == structure.name || side("lung_left", "_left") || side("lung_right", "_right")
         };
         let values: Vec<u16> = self
@@ -125,11 +144,18 @@ fn bounds(grid: &Grid, truth: &Array3<bool>, slices: std::ops::Range<usize>) -> 
 
 fn bounds_section(grid: &Grid, truth: &Array3<bool>, slices: std::ops::Range<usize>) -> Option<Section> {
     let Box3 { min, max } = bounds(grid, truth, slices)?;
-    Some(Section { x_mm: [min.x, max.x], y_mm: [min.y, max.y], z_mm: [min.z, max.z] })
+    Some(Section {
+        x_mm: [min.x, max.x],
+        y_mm: [min.y, max.y],
+        z_mm: [min.z, max.z],
+    })
 }
 
 fn dice(mask: &Mask, truth: &Array3<bool>) -> f64 {
-    let both = truth.indexed_iter().filter(|((k, j, i), v)| **v && mask.contains([*i, *j, *k])).count();
+    let both = truth
+        .indexed_iter()
+        .filter(|((k, j, i), v)| **v && mask.contains([*i, *j, *k]))
+        .count();
     2.0 * both as f64 / (mask.voxel_count() + truth.iter().filter(|v| **v).count()) as f64
 }
 
@@ -146,11 +172,20 @@ fn segmenter() -> Segmenter {
 #[test]
 fn organs_are_outlined_where_they_are() {
     let Some(case) = totalseg() else { return };
-    let wanted = [("gallbladder", 0.85), ("kidney_left", 0.88), ("adrenal_gland_left", 0.5)];
-    let located: Vec<Located> = wanted.iter().map(|(name, _)| case.locate(structure::by_name(name).unwrap()).unwrap()).collect();
+    let wanted = [
+        ("gallbladder", 0.85),
+        ("kidney_left", 0.88),
+        ("adrenal_gland_left", 0.5),
+    ];
+    let located: Vec<Located> = wanted
+        .iter()
+        .map(|(name, _)| case.locate(structure::by_name(name).unwrap()).unwrap())
+        .collect();
     let outlines = segmenter().segment(&case.volume, &located, &Silent).unwrap();
     for ((name, least), outline) in wanted.iter().zip(&outlines) {
-        let Outline::Outlined(outlined) = outline else { panic!("{name} is empty") };
+        let Outline::Outlined(outlined) = outline else {
+            panic!("{name} is empty")
+        };
         assert_eq!(outlined.mask.structure.name, *name);
         let dice = dice(&outlined.mask, &case.truth(outlined.mask.structure));
         eprintln!("{name}: Dice {dice:.3}, predicted IoU {:.2}", outlined.predicted_iou);
@@ -181,13 +216,22 @@ fn a_volume_stored_otherwise_gives_the_same_voxels() {
             spacing_mm: [grid.spacing_mm[1], grid.spacing_mm[0], grid.spacing_mm[2]],
             size: [grid.size[1], grid.size[0], grid.size[2]],
         },
-        hu: case.volume.hu.slice(s![..;-1, .., ..;-1]).permuted_axes([0, 2, 1]).as_standard_layout().into_owned(),
+        hu: case
+            .volume
+            .hu
+            .slice(s![..;-1, .., ..;-1])
+            .permuted_axes([0, 2, 1])
+            .as_standard_layout()
+            .into_owned(),
     };
     let other = outline(&turned);
     assert_eq!(other.voxel_count(), mask.voxel_count());
     for ((k, j, i), _) in mask.voxels.indexed_iter().filter(|(_, v)| **v) {
         let [i, j, k] = [i + mask.offset[0], j + mask.offset[1], k + mask.offset[2]];
-        assert!(other.contains([j, grid.size[0] - 1 - i, grid.size[2] - 1 - k]), "{i} {j} {k}");
+        assert!(
+            other.contains([j, grid.size[0] - 1 - i, grid.size[2] - 1 - k]),
+            "{i} {j} {k}"
+        );
     }
 }
 
@@ -237,15 +281,30 @@ fn the_graphs_answer_as_pytorch_did() {
         let (dx, dy) = ((x as f32 - 140.0) / 50.0, (y as f32 - 110.0) / 30.0);
         if dx * dx + dy * dy < 1.0 { 0.9 } else { x as f32 / 512.0 }
     });
-    let embedding = segmenter.encoder.run(&[("image", Feed::F32(image.into_dyn().view()))], &["embedding"]).unwrap().remove(0);
-    let boxes: ArrayD<f32> = Array2::from_shape_vec((2, 4), vec![88.0, 78.0, 192.0, 142.0, 20.0, 20.0, 60.0, 70.5]).unwrap().into_dyn();
+    let embedding = segmenter
+        .encoder
+        .run(&[("image", Feed::F32(image.into_dyn().view()))], &["embedding"])
+        .unwrap()
+        .remove(0);
+    let boxes: ArrayD<f32> = Array2::from_shape_vec((2, 4), vec![88.0, 78.0, 192.0, 142.0, 20.0, 20.0, 60.0, 70.5])
+        .unwrap()
+        .into_dyn();
     let index = ndarray::Array1::<i64>::zeros(2).into_dyn();
-    let inputs =
-        [("embedding", Feed::F32(embedding.view())), ("boxes", Feed::F32(boxes.view())), ("index", Feed::I64(index.view()))];
+    let inputs = [
+        ("embedding", Feed::F32(embedding.view())),
+        ("boxes", Feed::F32(boxes.view())),
+        ("index", Feed::I64(index.view())),
+    ];
     let outputs = segmenter.decoder.run(&inputs, &["logits", "iou"]).unwrap();
-    let sampled: Vec<f32> = REFERENCE.iter().map(|(n, y, x, _)| outputs[0][[*n, 0, *y, *x]]).collect();
+    let sampled: Vec<f32> = REFERENCE
+        .iter()
+        .map(|(n, y, x, _)| outputs[0][[*n, 0, *y, *x]])
+        .collect();
     for ((n, y, x, wanted), got) in REFERENCE.iter().zip(&sampled) {
-        assert!((got - wanted).abs() < 1e-3, "box {n} at {y}, {x}: {got}, PyTorch {wanted}");
+        assert!(
+            (got - wanted).abs() < 1e-3,
+            "box {n} at {y}, {x}: {got}, PyTorch {wanted}"
+        );
     }
     let area = |n: usize| outputs[0].index_axis(Axis(0), n).iter().filter(|v| **v > 0.0).count();
     assert_eq!([area(0), area(1)], REFERENCE_AREA);
@@ -265,12 +324,21 @@ fn the_providers_that_ran_are_named_and_a_named_one_that_does_not_load_is_an_err
         let file = std::fs::read(weights()).unwrap();
         let wanted: Vec<_> = onnx::external_initialisers(&graph).unwrap().into_iter().collect();
         let weights: Vec<Weight> = manifest().weights(&Checkpoint::read(&file).unwrap(), &wanted).unwrap();
-        runtime.session("decoder", &graph, weights).map(|session| session.assignment)
+        runtime
+            .session("decoder", &graph, weights)
+            .map(|session| session.assignment)
     };
     let runtime = Runtime::load(&library(), &choice(&["auto"], true)).unwrap();
     eprintln!("ONNX Runtime {}", runtime.version());
     assert!(runtime.version().starts_with("1."));
-    let loads = |name: &str| runtime.probe().into_iter().find(|(provider, _)| provider == name).unwrap().1;
+    let loads = |name: &str| {
+        runtime
+            .probe()
+            .into_iter()
+            .find(|(provider, _)| provider == name)
+            .unwrap()
+            .1
+    };
     assert_eq!(loads("cpu"), Ok(()));
 
     let auto = on(&["auto"], true).unwrap();
@@ -279,7 +347,10 @@ fn the_providers_that_ran_are_named_and_a_named_one_that_does_not_load_is_an_err
     if let Err(said) = loads("cuda") {
         assert_eq!((auto.provider.as_str(), auto.passed_over.len()), ("cpu", 2));
         let error = on(&["cuda", "cpu"], true).unwrap_err();
-        assert!(matches!(&error, InferenceError::Provider { provider, cause } if provider == "cuda" && *cause == said), "{error}");
+        assert!(
+            matches!(&error, InferenceError::Provider { provider, cause } if provider == "cuda" && *cause == said),
+            "{error}"
+        );
         let loud = on(&["cuda"], false).unwrap();
         assert_eq!((loud.provider.as_str(), loud.warnings.len()), ("cpu", 1));
         assert!(loud.warnings[0].starts_with("cuda: "), "{:?}", loud.warnings);
@@ -290,12 +361,18 @@ fn the_providers_that_ran_are_named_and_a_named_one_that_does_not_load_is_an_err
 fn a_library_or_weights_that_are_not_there_are_named() {
     let absent = Path::new("/nowhere/libonnxruntime.so");
     // Where another test of this process has loaded the library, the answer is that a second can not be loaded.
-    let error = Runtime::load(absent, &choice(&["auto"], true)).err().unwrap().to_string();
+    let error = Runtime::load(absent, &choice(&["auto"], true))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("/nowhere/libonnxruntime.so"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     let manifest = Manifest::read(Path::new("models/lite_medsam"), empty.path()).unwrap();
     let error = manifest.load_verified().unwrap_err();
-    assert!(matches!(&error, InferenceError::Missing(text) if text.contains("lite_medsam.pth")), "{error}");
+    assert!(
+        matches!(&error, InferenceError::Missing(text) if text.contains("lite_medsam.pth")),
+        "{error}"
+    );
 }
 
 /// Prints a table of Dice, boxes right, for every structure of the labelled cases: `cargo test --test it measure -- --ignored --nocapture`.
@@ -310,24 +387,47 @@ fn measure_segmentation_with_right_boxes() {
     let mut segmenter = segmenter();
     for (name, ct) in cases.into_iter().filter(|(_, ct)| have(std::slice::from_ref(ct))) {
         let case = Case::read(&ct, &data().join("labelled").join(name));
-        let located: Vec<Located> = structure::STRUCTURES.iter().filter_map(|structure| case.locate(structure)).collect();
-        let (start, busy) = (std::time::Instant::now(), segmenter.encoder.busy + segmenter.decoder.busy);
+        let located: Vec<Located> = structure::STRUCTURES
+            .iter()
+            .filter_map(|structure| case.locate(structure))
+            .collect();
+        let (start, busy) = (
+            std::time::Instant::now(),
+            segmenter.encoder.busy + segmenter.decoder.busy,
+        );
         let outlines = segmenter.segment(&case.volume, &located, &Silent).unwrap();
         let seconds = start.elapsed().as_secs_f64();
         let inside = (segmenter.encoder.busy + segmenter.decoder.busy - busy).as_secs_f64();
-        println!("{name}: {} structures, {seconds:.1} s, {:.1} % of it in ONNX Runtime", located.len(), 100.0 * inside / seconds);
+        println!(
+            "{name}: {} structures, {seconds:.1} s, {:.1} % of it in ONNX Runtime",
+            located.len(),
+            100.0 * inside / seconds
+        );
         for outline in &outlines {
             match outline {
                 Outline::Empty { structure, reason } => println!("{:<22} {reason}", structure.name),
                 Outline::Outlined(outlined) => {
                     let structure = outlined.mask.structure;
-                    let linking = if structure.linking == Linking::Sections { "sections" } else { "propagate" };
+                    let linking = if structure.linking == Linking::Sections {
+                        "sections"
+                    } else {
+                        "propagate"
+                    };
                     let dice = dice(&outlined.mask, &case.truth(structure));
-                    println!("{:<22} {dice:.3}  predicted IoU {:.2}  {linking}", structure.name, outlined.predicted_iou);
+                    println!(
+                        "{:<22} {dice:.3}  predicted IoU {:.2}  {linking}",
+                        structure.name, outlined.predicted_iou
+                    );
                 }
             }
         }
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+        println!(
+            "{}",
+            status
+                .lines()
+                .find(|line| line.starts_with("VmHWM"))
+                .unwrap_or_default()
+        );
     }
 }

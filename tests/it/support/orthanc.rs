@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub struct Orthanc {
-    pub dicom_port: u16,
     http_port: u16,
     child: Child,
     folder: tempfile::TempDir,
@@ -39,7 +38,6 @@ impl Orthanc {
             .stderr(log)
             .spawn();
         let orthanc = Self {
-            dicom_port,
             http_port,
             child: child.unwrap(),
             folder,

@@ -5,19 +5,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
+/// Shows a job's progress on standard error.
 pub struct Shown {
     terminal: bool,
     bar: Mutex<Option<ProgressBar>>,
 }
 
-impl Shown {
-    pub fn new() -> Self {
+impl Default for Shown {
+    fn default() -> Self {
         Self {
             terminal: std::io::stderr().is_terminal(),
             bar: Mutex::new(None),
         }
     }
 
+}
+
+impl Shown {
+    /// Takes the bar off the terminal.
     pub fn finish(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
