@@ -15,6 +15,5 @@ mod network;
 mod network_peers;
 mod intake;
 mod recovery;
-mod results;
 mod service;
 mod main_job;
