@@ -303,7 +303,7 @@ def manifest_text(digest, parameters, stored, options):
         data = tomllib.load(f)["data"]
     knots = ", ".join(f"[{hu:g}.0, {value}]" for hu, value in HU_KNOTS)
     lines = [
-        'name = "medlam"', f'version = "{options.version}"', 'kind = "localiser"', 'family = "dense"', 'file = "medlam.onnx"',
+        'name = "medlam"', f'version = "{options.version}"', 'kind = "localiser"', 'family = "dense"', 'licence = "Apache-2.0"', 'file = "medlam.onnx"',
         f'sha256 = "{digest}"', f"parameters = {parameters}", 'axes = "LPS"', "", "[input]", f"spacing_mm = {SPACING_MM}",
         f"pad = {PAD}", f"multiple = {MULTIPLE}", "pad_value = 0.0", f"hu_knots = [{knots}]", "", "[output]", "position_stride = 2",
         "coarse_stride = 2", "fine_stride = 1", f"coarse_channels = {COARSE_CHANNELS}", f"fine_channels = {FINE_CHANNELS}", "",
