@@ -8,9 +8,11 @@ use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
 use medlsamd::mask::Mask;
-use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump};
+use medlsamd::progress::Silent;
+use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump, picture};
 use medlsamd::series::{self, Requirements, Series};
 use medlsamd::structure;
+use medlsamd::volume;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -337,7 +339,7 @@ impl Case {
         }
     }
 
-    /// dciodvfy finds nothing wrong that it does not find in the source too.
+    /// dciodvfy finds no error; its warnings are shown, those that the source has too only counted.
     fn verify(&self, dciodvfy: &Path, name: &str) {
         let source = complaints(dciodvfy, &files(&self.ct)[0]);
         for (path, object) in &self.objects {
@@ -345,21 +347,19 @@ impl Case {
             let warnings = all.iter().filter(|line| line.starts_with("Warning"));
             let (old, new): (Vec<_>, Vec<_>) = warnings.partition(|line| source.contains(line));
             eprintln!(
-                "{name} {}: {} bytes, {} warnings of the source, new: {new:#?}",
+                "{name} {}: {} bytes, no error, {} warnings of the source, new: {new:#?}",
                 object.kind,
                 object.part10.len(),
                 old.len()
             );
             let errors: Vec<_> = all.iter().filter(|line| line.starts_with("Error")).collect();
-            let ours: Vec<_> = errors.iter().filter(|line| !source.contains(line)).collect();
-            assert!(ours.is_empty(), "{name} {}: {ours:#?}", object.kind);
-            eprintln!("{name} {}: {} errors, all of the source", object.kind, errors.len());
+            assert!(errors.is_empty(), "{name} {}: {errors:#?}", object.kind);
         }
     }
 }
 
 impl Case {
-    /// dcentvfy finds patient, study and frame of reference to be the series' own.
+    /// dcentvfy finds patient, study and frame of reference to be the series' own, but for a half-filled Clinical Trial module.
     fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
         let slices = series.slices.iter().take(2).map(|slice| slice.path.clone());
         let files: Vec<PathBuf> = slices
@@ -367,7 +367,8 @@ impl Case {
             .collect();
         let said = text(&run(Command::new(dcentvfy).args(&files)).stderr);
         let folder = self.folder.path().display().to_string();
-        assert!(!said.lines().any(|line| line.contains(&folder)), "{name}: {said}");
+        let ours = |line: &&str| line.contains(&folder) && !line.contains("ClinicalTrial");
+        assert!(said.lines().find(ours).is_none(), "{name}: {said}");
     }
 }
 
@@ -417,6 +418,11 @@ fn real_series_read_back_voxel_for_voxel() {
         if let Some(dcentvfy) = peer("dcentvfy") {
             case.compare(&dcentvfy, name, &series);
         }
+        // For looking at: shapes on real images.
+        let volume = volume::reconstruct(&series, &Silent).expect("HU");
+        let sheet = picture::contact_sheet(&volume, &shapes(&series));
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("contact_sheet_{name}.png"));
+        std::fs::write(place, sheet).expect("written");
     }
 }
 
