@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 
 import atlas
 from crops import Source, View
-from network import COARSE_CHANNELS, FINE_CHANNELS, POSITION_SCALE_MM, Localiser
+from network import COARSE_CHANNELS, FINE_CHANNELS, Localiser
 from volume import HU_KNOTS, MULTIPLE, PAD, SPACING_MM, Volume
 
 WEIGHTS = {"place": 1.0, "pair": 0.5, "coarse": 0.3, "fine": 0.3}
@@ -133,10 +133,10 @@ def similarity_loss(query, keys, query_at, keys_at, radius, dead, sharpness=12.0
     return (everything - positive).mean()
 
 
-def losses(net, samples, pairs, fine_pairs, tree, rng, size):
+def losses(net, samples, pairs, fine_pairs, tree, rarity, rng, size):
     """One step: half of the nodes anywhere, half crowded about two places, where telling them apart is hard."""
-    which = rng.integers(len(pairs.nodes), size=size // 2)
-    for centre in rng.integers(len(pairs.nodes), size=2):
+    which = rng.choice(len(pairs.nodes), size=size // 2, p=rarity)
+    for centre in rng.choice(len(pairs.nodes), size=2, p=rarity):
         crowd = tree.query_ball_point(tree.data[centre], 100)
         which = np.concatenate([which, rng.choice(crowd, size=size // 4)])
     a, b = pairs.draw(which)
@@ -159,47 +159,6 @@ def losses(net, samples, pairs, fine_pairs, tree, rng, size):
     return result
 
 
-@torch.no_grad()
-def refit_position(net, samples, log, rounds=3, bend_mm=20.0):
-    """The last layer of the coordinate in closed form: ridge regression with Huber weights over all samples, the ridge
-    chosen by leaving out one patient at a time. Every patient weighs the same."""
-    owner = samples["patient"][samples["volume"]]
-    x = torch.cat([net.trunk(net.gather(part.float())) for part in samples["near"].split(4000)])
-    x = torch.cat([x, torch.ones(len(x), 1)], 1)
-    y = samples["at"]
-    patients = owner.unique()
-
-    def moments(rows, weight):
-        scaled = weight[rows, None] * x[rows]
-        return torch.cat([scaled.T @ x[rows], scaled.T @ y[rows]], 1)
-
-    def solve(sums, ridge):
-        gram, right = sums[:, : len(sums)], sums[:, len(sums) :]
-        penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram))
-        penalty[-1, -1] = 0
-        return torch.linalg.solve((gram + penalty).double(), right.double()).float()
-
-    # a short scan says little, however many voxels were drawn from it
-    share = torch.zeros(len(x))
-    for p in patients:
-        share[owner == p] = (owner == p).sum() ** -0.5
-    share = share / share.mean()
-    each = {int(p): moments(owner == p, share) for p in patients}
-    total = sum(each.values())
-    best = None
-    for ridge in (1e-5, 1e-4, 1e-3, 1e-2):
-        error = torch.cat([(x[owner == p] @ solve(total - each[int(p)], ridge) - y[owner == p]).norm(dim=1) for p in patients])
-        log(f"ridge {ridge:g}: left-out patients {error.mean():.1f} mm, median {error.median():.1f} mm")
-        if best is None or error.mean() < best[0]:
-            best = (error.mean(), ridge)
-    weight, everything = share, torch.ones(len(x), dtype=torch.bool)
-    for _ in range(rounds):
-        solution = solve(moments(everything, weight), best[1])
-        weight = share * bend_mm / (x @ solution - y).norm(dim=1).clamp(min=bend_mm)
-    net.position_head.weight.copy_(solution[:-1].T / POSITION_SCALE_MM)
-    net.position_head.bias.copy_(solution[-1] / POSITION_SCALE_MM)
-
-
 def train(options):
     os.makedirs(options.work, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -217,6 +176,9 @@ def train(options):
     pairs = Pairs(samples["node"], samples["volume"], samples["patient"], rng)
     fine_pairs = Pairs(samples["fine_node"], samples["fine_volume"], samples["patient"], rng)
     tree = cKDTree(samples["nodes"].numpy()[pairs.nodes])
+    # most scans show the chest: without this the only pelvis and the two heads would hardly count
+    crowding = np.array(tree.query_ball_point(tree.data, 60, return_length=True), dtype=float)
+    rarity = 1 / crowding / (1 / crowding).sum()
     log(f"{len(samples['node'])} samples of {len(pairs.nodes)} nodes, {len(samples['fine_node'])} fine")
     net, average = Localiser(), Localiser()
     average.load_state_dict(net.state_dict())
@@ -239,7 +201,7 @@ def train(options):
         rate = options.rate * min(1, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        terms = losses(net, samples, pairs, fine_pairs, tree, rng, options.batch)
+        terms = losses(net, samples, pairs, fine_pairs, tree, rarity, rng, options.batch)
         loss = sum(w * terms[k] for k, w in WEIGHTS.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -260,7 +222,6 @@ def train(options):
             log(" ".join(map(str, row)))
         if step % 100 == 0 and step < options.steps:
             save(path, net, average, optimiser, step, time.time() - begin, rng, samples["views"], samples["anchors"])
-    refit_position(average, samples, log)
     save(path, net, average, optimiser, step, time.time() - begin, rng, samples["views"], samples["anchors"])
 
 
