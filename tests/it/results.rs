@@ -28,7 +28,7 @@ fn python() -> Option<PathBuf> {
             "{} is missing, and in CI it must not be",
             named.display()
         );
-        eprintln!("\n*** SKIPPED: no Python with tests/judge/requirements.txt (MEDLSAMD_PYTHON) ***\n");
+        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
         return None;
     }
     Some(named)
