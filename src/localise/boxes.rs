@@ -10,6 +10,10 @@ use crate::localise::{Face, Section};
 
 /// A side this many times longer or shorter than the templates' is a false match.
 const SIZE_FACTOR: f64 = 2.0;
+/// How well a length between two found faces is known, and how much organs of a size differ between people.
+const FOUND_MM: f64 = 10.0;
+const USUAL_MM: f64 = 5.0;
+const USUAL_SHARE: f64 = 0.15;
 /// Thickness of the parts we give, millimetres.
 const SECTION_MM: f64 = 6.0;
 /// How far beyond a template's last part its bounds still speak.
@@ -42,22 +46,20 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
             [Some(low), Some(high)] => {
                 let size = high.0 - low.0;
                 let plausible = usual <= 0.0 || (usual / SIZE_FACTOR..=usual * SIZE_FACTOR).contains(&size);
-                if size > 0.0 && plausible {
-                    (low.0, high.0)
-                } else if usual > 0.0 {
-                    repairs.push(format!(
-                        "{size:.0} mm along {}, templates have {usual:.0} mm",
-                        ["x", "y", "z"][axis]
-                    ));
-                    // the side that was seen more clearly stays
-                    let trust = |side: Option<crate::localise::search::Hit>| side.map_or(-1.0, |hit| hit.similarity);
-                    if trust(low.1) >= trust(high.1) {
-                        (low.0, low.0 + usual)
-                    } else {
-                        (high.0 - usual, high.0)
-                    }
-                } else {
-                    return None;
+                if !plausible {
+                    let axis = ["x", "y", "z"][axis];
+                    repairs.push(format!("{size:.0} mm along {axis}, templates have {usual:.0} mm"));
+                }
+                match (low.1, high.1) {
+                    _ if usual <= 0.0 && size <= 0.0 => return None,
+                    _ if usual <= 0.0 => (low.0, high.0),
+                    // the only side that was recognised stays
+                    (Some(_), None) if !plausible => (low.0, low.0 + usual),
+                    (None, Some(_)) if !plausible => (high.0 - usual, high.0),
+                    _ => about(
+                        0.5 * (low.0 + high.0),
+                        if plausible { blend(size, usual) } else { usual },
+                    ),
                 }
             }
             [Some((low, _)), None] if usual > 0.0 => (low, low + usual),
@@ -70,6 +72,17 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
         max: high.into(),
     };
     Some(clip(full, bounds, repairs))
+}
+
+fn about(middle: f64, size: f64) -> (f64, f64) {
+    (middle - 0.5 * size, middle + 0.5 * size)
+}
+
+/// The length between two found faces and the templates' length, each by how well it is known.
+fn blend(found: f64, usual: f64) -> f64 {
+    let usual_mm = USUAL_SHARE * usual + USUAL_MM;
+    let (a, b) = (FOUND_MM.powi(-2), usual_mm.powi(-2));
+    (a * found + b * usual) / (a + b)
 }
 
 fn clip(full: Box3, bounds: &Box3, repairs: Vec<String>) -> Framed {
@@ -143,6 +156,22 @@ pub fn sections(
             }
         })
         .collect()
+}
+
+/// What of the box is in view. Where the volume cuts it along z, its widest place may be out of view: then the parts in view say
+/// how wide the rest is.
+pub fn fit_to_sections(framed: &Framed, sections: &[Section]) -> Box3 {
+    let cut = framed.truncated.iter().any(|face| face.axis() == 2);
+    let mut bounds = Box3::EMPTY;
+    for s in sections {
+        bounds.include([s.x_mm[0], s.y_mm[0], s.z_mm[0]].into());
+        bounds.include([s.x_mm[1], s.y_mm[1], s.z_mm[1]].into());
+    }
+    if cut && bounds.is_proper() {
+        bounds
+    } else {
+        framed.visible
+    }
 }
 
 /// A template's parts in the millimetres of this patient: a straight line per axis through the two faces. A face at which the

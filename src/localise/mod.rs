@@ -136,6 +136,11 @@ impl Localiser {
         })
     }
 
+    /// `[verdict]` of the manifest, or the defaults.
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
+    }
+
     /// One pass of the network over the whole volume.
     pub fn observe(&mut self, volume: &Volume) -> Result<Observation, InferenceError> {
         Canonical::of(volume).observe(&mut self.session)
@@ -175,7 +180,8 @@ pub fn find(
         if let Some(reason) = verdict::out_of_view(search, &framed, bounds, thresholds) {
             return not_found(reason);
         }
-        let verdict::Verdict { confidence, mut doubts } = verdict::weigh(search, &framed, thresholds);
+        let signals = verdict::signals(search, &framed, bounds);
+        let verdict::Verdict { confidence, mut doubts } = verdict::weigh(signals, &framed.repairs, thresholds);
         if confidence < thresholds.not_found {
             return not_found(format!("not recognised: {}", doubts.join("; ")));
         }
@@ -183,10 +189,11 @@ pub fn find(
             let share = 100.0 * framed.shown.iter().product::<f64>();
             doubts.push(format!("cut by the field of view, about {share:.0} % of it is shown"));
         }
+        let sections = boxes::sections(search, &framed, &alignment, observation);
         Finding::Located(Located {
             structure,
-            bounds: framed.visible,
-            sections: boxes::sections(search, &framed, &alignment, observation),
+            bounds: boxes::fit_to_sections(&framed, &sections),
+            sections,
             truncated: framed.truncated,
             confidence: confidence as f32,
             low_confidence: confidence < thresholds.low_confidence,

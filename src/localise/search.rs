@@ -1,6 +1,6 @@
 //! Looking for every face of every structure: expected place, first look, alignment, second look.
 
-use crate::geometry::{Box3, Vec3};
+use crate::geometry::{Box3, Vec3, sub};
 use crate::localise::Face;
 use crate::localise::align::{Alignment, Pair};
 use crate::localise::bank::{Bank, Cubes, Landmark, Pattern};
@@ -12,13 +12,15 @@ use crate::structure::Structure;
 
 /// How far a face may be from where it is expected, first before and then after the alignment, millimetres.
 const FIRST_REACH_MM: f64 = 36.0;
-const SECOND_REACH_MM: f64 = 24.0;
+const SECOND_REACH_MM: f64 = 36.0;
 /// A place this far off costs as much similarity as [`PRIOR_COST`].
 const FIRST_SIGMA_MM: f64 = 24.0;
 const SECOND_SIGMA_MM: f64 = 12.0;
-const PRIOR_COST: f32 = 0.1;
+const PRIOR_COST: f32 = 0.02;
+/// Share of a point's own body coordinate in its expected place; the rest is its template's shape.
+const OWN_SHARE: f64 = 0.3;
 /// A found place this far from the aligned expectation is a false match.
-const OUTLIER_MM: f64 = 20.0;
+const OUTLIER_MM: f64 = 32.0;
 
 /// A face of a structure in the volume at hand.
 #[derive(Clone, Debug)]
@@ -88,8 +90,9 @@ pub fn search<'a>(
 
 fn first_look<'a>(observation: &Observation, bank: &'a Bank, structure: &'static Structure) -> Search<'a> {
     let patterns = bank.patterns(structure.name);
+    let targets: Vec<Targets> = patterns.iter().map(|(_, p)| targets(observation, p)).collect();
     let faces = Face::ALL.map(|face| {
-        let mut sighting = expectation(observation, &patterns, face)?;
+        let mut sighting = expectation(&patterns, &targets, face)?;
         if !sighting.open && in_view(&observation.bounds, sighting.expected, FIRST_REACH_MM) {
             let cubes = cubes(&patterns, face);
             sighting.found = look(
@@ -110,20 +113,41 @@ fn first_look<'a>(observation: &Observation, bank: &'a Bank, structure: &'static
     }
 }
 
+type Targets = [Option<Target>; 6];
+
+/// Where one template's points should be: each by its own body coordinate, and by the template's shape carried to where most of
+/// its points agree it lies. The mean of both keeps single stray points and single odd shapes from going far.
+fn targets(observation: &Observation, pattern: &Pattern) -> Targets {
+    let mut targets = pattern
+        .landmarks
+        .each_ref()
+        .map(|l| coarse::target(&observation.seen, l.as_ref()?.body));
+    let moved: Vec<Vec3> = (targets.iter().zip(&pattern.landmarks))
+        .filter_map(|(target, l)| Some(sub(target.as_ref()?.at, l.as_ref()?.at)))
+        .collect();
+    let shift = [0, 1, 2].map(|a| median(moved.iter().map(|m| m[a])));
+    for (target, landmark) in targets.iter_mut().zip(&pattern.landmarks) {
+        if let (Some(target), Some(landmark)) = (target, landmark) {
+            target.at = [0, 1, 2].map(|a| OWN_SHARE * target.at[a] + (1.0 - OWN_SHARE) * (landmark.at[a] + shift[a]));
+        }
+    }
+    targets
+}
+
 /// Median of what the templates that show this face expect; where every template was cut, the farthest cut.
-fn expectation(observation: &Observation, patterns: &[(&str, &Pattern)], face: Face) -> Option<Sighting> {
+fn expectation(patterns: &[(&str, &Pattern)], targets: &[Targets], face: Face) -> Option<Sighting> {
     let axis = face.axis();
-    let targets = |real: bool| -> Vec<Target> {
-        let wanted = |l: &&Landmark| l.cubes.is_some() == real;
-        let landmarks = patterns.iter().filter_map(|(_, p)| p.landmark(face)).filter(wanted);
-        landmarks
-            .filter_map(|l| coarse::target(&observation.seen, l.body))
+    let those = |real: bool| -> Vec<Target> {
+        let wanted = |l: &Landmark| l.cubes.is_some() == real;
+        let both = patterns.iter().zip(targets);
+        both.filter(|((_, p), _)| p.landmark(face).is_some_and(wanted))
+            .filter_map(|(_, t)| t[face as usize])
             .collect()
     };
-    let real = targets(true);
+    let real = those(true);
     if real.is_empty() {
         let outward = |t: &Target| if face.is_max() { t.at[axis] } else { -t.at[axis] };
-        let far = targets(false)
+        let far = those(false)
             .into_iter()
             .max_by(|a, b| outward(a).total_cmp(&outward(b)))?;
         return Some(Sighting {
@@ -236,7 +260,7 @@ fn second_look(observation: &Observation, search: &mut Search<'_>, alignment: &A
     }
 }
 
-fn in_view(bounds: &Box3, at: Vec3, margin_mm: f64) -> bool {
+pub fn in_view(bounds: &Box3, at: Vec3, margin_mm: f64) -> bool {
     let (low, high) = (bounds.min.to_array(), bounds.max.to_array());
     (0..3).all(|a| (low[a] - margin_mm..=high[a] + margin_mm).contains(&at[a]))
 }

@@ -3,18 +3,19 @@
 use crate::geometry::Box3;
 use crate::localise::Face;
 use crate::localise::boxes::Framed;
-use crate::localise::search::{Search, median};
+use crate::localise::search::{Hit, Search, in_view, median};
 use crate::structure::Linking;
 use serde::Deserialize;
 
 /// Where doubt begins and where it is complete, per signal. In the model's manifest under `[verdict]`, because they belong to
-/// the network as its weights do; calibrated by leaving one template volume out at a time.
+/// the network as its weights do.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
-    /// Mean cosine of the matches: complete doubt, none.
+    /// Mean cosine of the matches: complete doubt at the first, none at the second.
     pub similarity: [f64; 2],
-    /// Median disagreement of the templates' own matches: no doubt, complete, millimetres.
+    /// Median disagreement of the templates' own matches: none at the first, complete at the
+    /// second, millimetres.
     pub spread_mm: [f64; 2],
     /// Median disagreement of the templates' body coordinates, likewise.
     pub expectation_spread_mm: [f64; 2],
@@ -95,65 +96,95 @@ pub fn out_of_view(search: &Search<'_>, framed: &Framed, bounds: &Box3, threshol
     ))
 }
 
-/// Weighs the faces that are in view.
-pub fn weigh(search: &Search<'_>, framed: &Framed, thresholds: &Thresholds) -> Verdict {
-    let seen = Face::ALL.iter().filter(|f| !framed.truncated.contains(f));
-    let seen: Vec<_> = seen
-        .filter_map(|f| search.faces[*f as usize].as_ref())
-        .filter(|s| !s.open)
-        .collect();
+/// What the extreme points in view say, each number a kind of doubt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Signals {
+    pub residual_mm: f64,
+    pub expectation_spread_mm: f64,
+    pub matched: f64,
+    /// Of the matched points; `None` when there are none.
+    pub similarity: Option<f64>,
+    pub spread_mm: Option<f64>,
+    /// Points outside the box they span.
+    pub strays: usize,
+}
+
+/// `None` when no extreme point is in view: a long structure may have its ends and widest places elsewhere.
+pub fn signals(search: &Search<'_>, framed: &Framed, bounds: &Box3) -> Option<Signals> {
+    let seen = search.faces.iter().flatten();
+    let seen: Vec<_> = seen.filter(|s| !s.open && in_view(bounds, s.expected, 0.0)).collect();
     let hits: Vec<_> = seen.iter().filter_map(|s| s.found).collect();
-    let mut doubts = Vec::new();
-    let mut confidence = 1.0;
-    let mut signal = |value: f64, [bad, good]: [f64; 2], text: String| {
-        let trust = ((value - bad) / (good - bad)).clamp(0.0, 1.0);
-        if trust < thresholds.low_confidence {
-            doubts.push(text);
-        }
-        confidence = f64::min(confidence, trust);
+    let of_hits = |value: fn(&Hit) -> f64| (!hits.is_empty()).then(|| median(hits.iter().map(value)));
+    (!seen.is_empty()).then(|| Signals {
+        residual_mm: median(seen.iter().map(|s| s.residual_mm)),
+        expectation_spread_mm: median(seen.iter().map(|s| s.spread_mm)),
+        matched: hits.len() as f64 / seen.len() as f64,
+        similarity: of_hits(|h| f64::from(h.similarity)),
+        spread_mm: of_hits(|h| h.spread_mm),
+        strays: strays(search, framed),
+    })
+}
+
+/// The worst signal decides; repairs and stray points lower it further.
+pub fn weigh(signals: Option<Signals>, repairs: &[String], thresholds: &Thresholds) -> Verdict {
+    let Some(s) = signals else {
+        let doubts = vec!["none of its extreme points is in view".into()];
+        return Verdict {
+            confidence: 0.5 * (thresholds.low_confidence + thresholds.not_found),
+            doubts,
+        };
     };
-    let reversed = |[good, bad]: [f64; 2]| [bad, good];
-    if !seen.is_empty() {
-        let residual = median(seen.iter().map(|s| s.residual_mm));
-        signal(
-            residual,
-            reversed(thresholds.residual_mm),
-            format!("no tissue within {residual:.0} mm of its place"),
-        );
-        let spread = median(seen.iter().map(|s| s.spread_mm));
-        let text = format!("the templates expect it at places {spread:.0} mm apart");
-        signal(spread, reversed(thresholds.expectation_spread_mm), text);
-        let matched = hits.len() as f64 / seen.len() as f64;
-        signal(
-            matched,
-            thresholds.matched,
-            format!("{} of {} faces in view were recognised", hits.len(), seen.len()),
-        );
+    let mut verdict = Verdict {
+        confidence: 1.0,
+        doubts: Vec::new(),
+    };
+    let mut weigh = |value: f64, [from, to]: [f64; 2], good: Good, text: String| {
+        let share = ((value - from) / (to - from)).clamp(0.0, 1.0);
+        let trust = if good == Good::Low { 1.0 - share } else { share };
+        if trust < thresholds.low_confidence {
+            verdict.doubts.push(text);
+        }
+        verdict.confidence = verdict.confidence.min(trust);
+    };
+    let text = format!("no tissue within {:.0} mm of its place", s.residual_mm);
+    weigh(s.residual_mm, thresholds.residual_mm, Good::Low, text);
+    let text = format!(
+        "the templates expect it at places {:.0} mm apart",
+        s.expectation_spread_mm
+    );
+    weigh(
+        s.expectation_spread_mm,
+        thresholds.expectation_spread_mm,
+        Good::Low,
+        text,
+    );
+    let text = format!("only {:.0} % of its points in view were recognised", 100.0 * s.matched);
+    weigh(s.matched, thresholds.matched, Good::High, text);
+    if let Some(similarity) = s.similarity {
+        let text = format!("it resembles the templates by {similarity:.2} only");
+        weigh(similarity, thresholds.similarity, Good::High, text);
     }
-    if !hits.is_empty() {
-        let similarity = median(hits.iter().map(|h| f64::from(h.similarity)));
-        signal(
-            similarity,
-            thresholds.similarity,
-            format!("it resembles the templates by {similarity:.2} only"),
-        );
-        let spread = median(hits.iter().map(|h| h.spread_mm));
-        signal(
-            spread,
-            reversed(thresholds.spread_mm),
-            format!("the templates recognise it at places {spread:.0} mm apart"),
-        );
+    if let Some(spread) = s.spread_mm {
+        let text = format!("the templates recognise it at places {spread:.0} mm apart");
+        weigh(spread, thresholds.spread_mm, Good::Low, text);
     }
-    let stray = strays(search, framed);
-    if stray > 1 {
-        doubts.push(format!("{stray} of its extreme points lie outside its box"));
-        confidence *= 0.7;
+    if s.strays > 1 {
+        verdict
+            .doubts
+            .push(format!("{} of its extreme points lie outside its box", s.strays));
+        verdict.confidence *= 0.7;
     }
-    for repair in &framed.repairs {
-        doubts.push(format!("implausible size: {repair}"));
-        confidence *= 0.6;
+    for repair in repairs {
+        verdict.doubts.push(format!("implausible size: {repair}"));
+        verdict.confidence *= 0.25;
     }
-    Verdict { confidence, doubts }
+    verdict
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Good {
+    Low,
+    High,
 }
 
 /// Extreme points whose other two coordinates do not lie in the box they span: free redundancy.
@@ -165,4 +196,67 @@ fn strays(search: &Search<'_>, framed: &Framed) -> usize {
         hit.is_some_and(|hit| (0..3).any(|a| hit.at[a] < low[a] - TOLERANCE_MM || hit.at[a] > high[a] + TOLERANCE_MM))
     };
     Face::ALL.iter().filter(stray).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SURE: Signals = Signals {
+        residual_mm: 4.0,
+        expectation_spread_mm: 5.0,
+        matched: 1.0,
+        similarity: Some(0.9),
+        spread_mm: Some(2.0),
+        strays: 0,
+    };
+
+    #[test]
+    fn the_worst_signal_decides_and_is_named() {
+        let thresholds = Thresholds::default();
+        assert_eq!(weigh(Some(SURE), &[], &thresholds).confidence, 1.0);
+        let [bad, good] = thresholds.similarity;
+        let half = weigh(
+            Some(Signals {
+                similarity: Some(0.5 * (bad + good)),
+                ..SURE
+            }),
+            &[],
+            &thresholds,
+        );
+        assert!((half.confidence - 0.5).abs() < 1e-9 && half.doubts.is_empty());
+        let far = weigh(
+            Some(Signals {
+                residual_mm: 400.0,
+                ..SURE
+            }),
+            &[],
+            &thresholds,
+        );
+        assert_eq!(far.confidence, 0.0);
+        assert!(far.doubts[0].contains("400 mm"), "{:?}", far.doubts);
+    }
+
+    #[test]
+    fn one_repaired_side_is_doubtful_and_two_are_too_many() {
+        let thresholds = Thresholds::default();
+        let repair = "2 mm along x, templates have 122 mm".to_owned();
+        let once = weigh(Some(SURE), std::slice::from_ref(&repair), &thresholds).confidence;
+        assert!(once < thresholds.low_confidence && once >= thresholds.not_found);
+        let twice = weigh(Some(SURE), &[repair.clone(), repair], &thresholds).confidence;
+        assert!(twice < thresholds.not_found);
+    }
+
+    #[test]
+    fn a_manifest_may_set_some_thresholds_and_misspell_none() {
+        let set: Thresholds = toml::from_str("in_view = 0.5").unwrap();
+        assert_eq!(
+            set,
+            Thresholds {
+                in_view: 0.5,
+                ..Thresholds::default()
+            }
+        );
+        assert!(toml::from_str::<Thresholds>("in_veiw = 0.5").is_err());
+    }
 }
