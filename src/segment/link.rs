@@ -392,8 +392,8 @@ pub mod tests {
         let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
         let mut track = track(&kidney, &grid).unwrap();
         let answer = disc([100.0; 2], 9.0);
-        let fat_right_of_100 = |[x, _]: [usize; 2]| if x > 97 { -110.0 } else { 30.0 };
-        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &fat_right_of_100);
+        let mostly_fat = |[x, _]: [usize; 2]| if x > 94 { -110.0 } else { 30.0 };
+        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &mostly_fat);
         assert!(track.planes.is_empty());
         track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &flesh);
         assert_eq!(track.planes.len(), 1);
