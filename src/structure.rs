@@ -232,8 +232,8 @@ mod tests {
         let dihedral = |a: u8, b: u8| match (a < 5, b < 5) {
             (true, true) => (a + b) % 5,
             (true, false) => 5 + (a + b - 5) % 5,
-            (false, true) => 5 + (a - 5 + 5 - b) % 5,
-            (false, false) => (a - b + 5) % 5,
+            (false, true) => 5 + (a - b) % 5,
+            (false, false) => (a + 5 - b) % 5,
         };
         let mut check = 0;
         for (position, digit) in number.bytes().rev().enumerate() {

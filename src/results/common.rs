@@ -24,7 +24,7 @@ const ACQUISITION_EQUIPMENT: Code = Code {
     meaning: "Acquisition Equipment",
 };
 
-/// Patient (C.7.1.1) and Clinical Trial Subject (C.7.1.3): copied when present.
+/// Patient (C.7.1.1): copied when present.
 const PATIENT: &[Tag] = &[
     tags::PATIENT_NAME,
     tags::PATIENT_ID,
@@ -42,13 +42,6 @@ const PATIENT: &[Tag] = &[
     tags::PATIENT_IDENTITY_REMOVED,
     tags::DEIDENTIFICATION_METHOD,
     tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE,
-    tags::CLINICAL_TRIAL_SPONSOR_NAME,
-    tags::CLINICAL_TRIAL_PROTOCOL_ID,
-    tags::CLINICAL_TRIAL_PROTOCOL_NAME,
-    tags::CLINICAL_TRIAL_SITE_ID,
-    tags::CLINICAL_TRIAL_SITE_NAME,
-    tags::CLINICAL_TRIAL_SUBJECT_ID,
-    tags::CLINICAL_TRIAL_SUBJECT_READING_ID,
 ];
 /// Type 2: written empty when the source lacks them.
 const PATIENT_TYPE_2: &[Tag] = &[
@@ -58,7 +51,7 @@ const PATIENT_TYPE_2: &[Tag] = &[
     tags::PATIENT_SEX,
 ];
 
-/// General Study (C.7.2.1), Patient Study (C.7.2.2) and Clinical Trial Study (C.7.2.3): the same in every object of a study.
+/// General Study (C.7.2.1) and Patient Study (C.7.2.2): the same in every object of a study.
 const STUDY: &[Tag] = &[
     tags::STUDY_DATE,
     tags::STUDY_TIME,
@@ -84,8 +77,6 @@ const STUDY: &[Tag] = &[
     tags::PATIENT_SEX_NEUTERED,
     tags::REASON_FOR_VISIT,
     tags::ADMISSION_ID,
-    tags::CLINICAL_TRIAL_TIME_POINT_ID,
-    tags::CLINICAL_TRIAL_TIME_POINT_DESCRIPTION,
 ];
 const STUDY_TYPE_2: &[Tag] = &[
     tags::STUDY_DATE,
@@ -93,6 +84,24 @@ const STUDY_TYPE_2: &[Tag] = &[
     tags::REFERRING_PHYSICIAN_NAME,
     tags::STUDY_ID,
     tags::ACCESSION_NUMBER,
+];
+
+/// Clinical Trial Subject (C.7.1.3) and Clinical Trial Study (C.7.2.3).
+const CLINICAL_TRIAL: &[Tag] = &[
+    tags::CLINICAL_TRIAL_SPONSOR_NAME,
+    tags::CLINICAL_TRIAL_PROTOCOL_ID,
+    tags::CLINICAL_TRIAL_PROTOCOL_NAME,
+    tags::CLINICAL_TRIAL_SITE_ID,
+    tags::CLINICAL_TRIAL_SITE_NAME,
+    tags::CLINICAL_TRIAL_SUBJECT_ID,
+    tags::CLINICAL_TRIAL_SUBJECT_READING_ID,
+    tags::CLINICAL_TRIAL_TIME_POINT_ID,
+    tags::CLINICAL_TRIAL_TIME_POINT_DESCRIPTION,
+];
+const CLINICAL_TRIAL_TYPE_2: &[Tag] = &[
+    tags::CLINICAL_TRIAL_PROTOCOL_NAME,
+    tags::CLINICAL_TRIAL_SITE_ID,
+    tags::CLINICAL_TRIAL_SITE_NAME,
 ];
 
 /// Of the scanner, for Contributing Equipment (C.12.1).
@@ -132,7 +141,7 @@ pub(crate) fn begin(source: &Source<'_>, kind: &Kind) -> Result<Draft, ResultErr
         .slices
         .first()
         .ok_or_else(|| ResultError::Content("the series has no slice".into()))?;
-    let wanted = [PATIENT, STUDY, SCANNER, OTHERS].concat();
+    let wanted = [PATIENT, STUDY, CLINICAL_TRIAL, SCANNER, OTHERS].concat();
     let first = header::read(&instance.path, &wanted)?;
     let mut draft = Draft {
         data: DataSet::default(),
@@ -143,6 +152,7 @@ pub(crate) fn begin(source: &Source<'_>, kind: &Kind) -> Result<Draft, ResultErr
     };
     patient(&mut draft);
     general_study(&mut draft, source);
+    clinical_trial(&mut draft);
     general_series(&mut draft, source, kind);
     frame_of_reference(&mut draft, source);
     general_equipment(&mut draft.data, source);
@@ -210,6 +220,19 @@ fn general_study(draft: &mut Draft, source: &Source<'_>) {
     STUDY_TYPE_2
         .iter()
         .for_each(|tag| draft.data.empty_unless_present(*tag));
+}
+
+/// Copied only where the source names sponsor, protocol and subject: de-identified series often keep a half of the module, which no
+/// validator passes, and what is missing is not ours to invent.
+fn clinical_trial(draft: &mut Draft) {
+    let given = |tag| draft.first.bytes(tag).is_some_and(|value| !value.is_empty());
+    let subject = given(tags::CLINICAL_TRIAL_SUBJECT_ID) || given(tags::CLINICAL_TRIAL_SUBJECT_READING_ID);
+    if given(tags::CLINICAL_TRIAL_SPONSOR_NAME) && given(tags::CLINICAL_TRIAL_PROTOCOL_ID) && subject {
+        copy(&draft.first, &mut draft.data, CLINICAL_TRIAL);
+        CLINICAL_TRIAL_TYPE_2
+            .iter()
+            .for_each(|tag| draft.data.empty_unless_present(*tag));
+    }
 }
 
 fn general_series(draft: &mut Draft, source: &Source<'_>, kind: &Kind) {
@@ -311,26 +334,35 @@ pub(crate) fn algorithm_parameters(source: &Source<'_>) -> String {
     source.models.iter().take(32).map(model).collect::<Vec<_>>().join("; ")
 }
 
-/// A decimal string (DS): at most `decimals` places, no trailing zeros, no negative zero.
+/// A decimal string (DS): at most `decimals` places, no trailing zeros, no negative zero. Written digit by digit, because a
+/// structure set holds millions of them.
 pub(crate) fn push_decimal(out: &mut Vec<u8>, value: f64, decimals: u32) {
-    let scale = 10i64.pow(decimals);
-    let scaled = (value * scale as f64).round() as i64;
-    let (whole, mut rest) = (
-        scaled.unsigned_abs() / scale as u64,
-        scaled.unsigned_abs() % scale as u64,
-    );
-    let mut places = decimals as usize;
-    if scaled < 0 {
-        out.push(b'-');
+    let scaled = (value * 10f64.powi(decimals as i32)).round() as i64;
+    let (mut rest, mut places) = (scaled.unsigned_abs(), decimals);
+    while places > 0 && rest.is_multiple_of(10) {
+        rest /= 10;
+        places -= 1;
     }
-    out.extend_from_slice(whole.to_string().as_bytes());
-    if rest > 0 {
-        while rest % 10 == 0 {
-            rest /= 10;
-            places -= 1;
+    let mut digits = [0u8; 24];
+    let mut at = digits.len();
+    let mut put = |digit: u8| {
+        at -= 1;
+        digits[at] = digit;
+    };
+    for place in 0.. {
+        if place == places && place > 0 {
+            put(b'.');
         }
-        out.extend_from_slice(format!(".{rest:0places$}").as_bytes());
+        if place > places && rest == 0 {
+            break;
+        }
+        put(b'0' + (rest % 10) as u8);
+        rest /= 10;
     }
+    if scaled < 0 {
+        put(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 pub(crate) fn decimal(value: f64, decimals: u32) -> String {

@@ -21,90 +21,100 @@ pub fn outline(slice: ArrayView2<'_, bool>, fits: &dyn Fn(&Polygon) -> bool) -> 
     let mut polygons = Vec::new();
     for piece in pieces(slice) {
         let polygon = piece.polygon();
-        if piece.rows() == 1 || fits(&polygon) {
+        if piece.rows == 1 || fits(&polygon) {
             polygons.push(polygon);
-        } else {
-            let (upper, lower) = piece.cut();
-            for part in [upper, lower] {
-                for mut polygon in outline(part.voxels.view(), fits) {
-                    polygon.iter_mut().for_each(|[x, y]| {
-                        *x += part.column as f64;
-                        *y += part.row as f64;
-                    });
-                    polygons.push(polygon);
-                }
-            }
+            continue;
+        }
+        for (row, half) in piece.halves() {
+            let parts = outline(half.view(), fits).into_iter();
+            polygons.extend(parts.map(|part| shifted(part, piece.column as f64, row as f64)));
         }
     }
     polygons
 }
 
-/// A 4-connected set of voxels, in its own bounding rectangle.
+fn shifted(mut polygon: Polygon, columns: f64, rows: f64) -> Polygon {
+    polygon
+        .iter_mut()
+        .for_each(|[x, y]| (*x, *y) = (*x + columns, *y + rows));
+    polygon
+}
+
+/// A 4-connected set of voxels, in its own bounding rectangle with a margin of one voxel, so that neighbours need no bounds.
 struct Piece {
     column: usize,
     row: usize,
-    voxels: Array2<bool>,
+    rows: usize,
+    columns: usize,
+    /// Row by row, margin included: `(rows + 2) × (columns + 2)`.
+    cells: Vec<bool>,
 }
 
 /// Splits a slice into its 4-connected pieces, in the order of their first voxel.
 fn pieces(slice: ArrayView2<'_, bool>) -> Vec<Piece> {
     let (rows, columns) = slice.dim();
-    let mut seen = Array2::from_elem((rows, columns), false);
+    let width = columns + 2;
+    let mut left = vec![false; (rows + 2) * width];
+    for (row, line) in slice.outer_iter().enumerate() {
+        let start = (row + 1) * width + 1;
+        left[start..start + columns]
+            .iter_mut()
+            .zip(line)
+            .for_each(|(cell, inside)| *cell = *inside);
+    }
     let mut found = Vec::new();
-    for ((row, column), inside) in slice.indexed_iter() {
-        if !inside || seen[[row, column]] {
+    for first in 0..left.len() {
+        if !std::mem::take(&mut left[first]) {
             continue;
         }
-        seen[[row, column]] = true;
-        let mut members = vec![[row, column]];
+        let mut members = vec![first];
         let mut next = 0;
-        while let Some([r, c]) = members.get(next).copied() {
+        while let Some(cell) = members.get(next).copied() {
             next += 1;
-            for [r, c] in [[r.wrapping_sub(1), c], [r + 1, c], [r, c.wrapping_sub(1)], [r, c + 1]] {
-                if r < rows && c < columns && slice[[r, c]] && !seen[[r, c]] {
-                    seen[[r, c]] = true;
-                    members.push([r, c]);
+            for neighbour in [cell - width, cell - 1, cell + 1, cell + width] {
+                if std::mem::take(&mut left[neighbour]) {
+                    members.push(neighbour);
                 }
             }
         }
-        found.push(Piece::from_members(&members));
+        found.push(Piece::from_members(&members, width));
     }
     found
 }
 
 impl Piece {
-    fn from_members(members: &[[usize; 2]]) -> Self {
-        let bound = |axis: usize| {
-            let along = members.iter().map(|m| m[axis]);
-            (along.clone().min().unwrap_or(0), along.max().unwrap_or(0))
+    /// From cells of a slice with a margin, `width` cells a row.
+    fn from_members(members: &[usize], width: usize) -> Self {
+        let bound = |along: &dyn Fn(usize) -> usize| {
+            members.iter().fold((usize::MAX, 0), |(low, high), m| {
+                (low.min(along(*m)), high.max(along(*m)))
+            })
         };
-        let ((row, last_row), (column, last_column)) = (bound(0), bound(1));
-        let mut voxels = Array2::from_elem((last_row - row + 1, last_column - column + 1), false);
-        for [r, c] in members {
-            voxels[[r - row, c - column]] = true;
+        let ((top, bottom), (left, right)) = (bound(&|m| m / width), bound(&|m| m % width));
+        let (rows, columns) = (bottom - top + 1, right - left + 1);
+        let mut cells = vec![false; (rows + 2) * (columns + 2)];
+        for m in members {
+            cells[(m / width - top + 1) * (columns + 2) + m % width - left + 1] = true;
         }
-        Self { column, row, voxels }
+        Self {
+            column: left - 1,
+            row: top - 1,
+            rows,
+            columns,
+            cells,
+        }
     }
 
-    fn rows(&self) -> usize {
-        self.voxels.nrows()
-    }
-
-    fn cut(&self) -> (Self, Self) {
-        let middle = self.rows() / 2;
-        let part = |from: usize, to: usize| Self {
-            column: self.column,
-            row: self.row + from,
-            voxels: self.voxels.slice(ndarray::s![from..to, ..]).to_owned(),
-        };
-        (part(0, middle), part(middle, self.rows()))
-    }
-
-    fn at(&self, row: isize, column: isize) -> bool {
-        let (rows, columns) = self.voxels.dim();
-        (0..rows as isize).contains(&row)
-            && (0..columns as isize).contains(&column)
-            && self.voxels[[row as usize, column as usize]]
+    /// The upper and the lower half, with the row each begins at.
+    fn halves(&self) -> [(usize, Array2<bool>); 2] {
+        let middle = self.rows / 2;
+        [(0, middle), (middle, self.rows)].map(|(from, to)| {
+            let inside = |(r, c)| self.cells[(from + r + 1) * (self.columns + 2) + c + 1];
+            (
+                self.row + from,
+                Array2::from_shape_fn((to - from, self.columns), inside),
+            )
+        })
     }
 
     /// The piece's outline with its holes keyed in, in the coordinates of the whole slice.
@@ -125,60 +135,50 @@ impl Piece {
         for hole in loops {
             key_in(&mut polygon, &hole);
         }
-        for [x, y] in &mut polygon {
-            *x += self.column as f64 - 0.5;
-            *y += self.row as f64 - 0.5;
-        }
-        polygon
+        shifted(polygon, self.column as f64 - 0.5, self.row as f64 - 0.5)
     }
 
     /// The boundary loops on the voxel edges, corners only. Voxel (row, column) covers x in [column, column + 1]; the inside
     /// lies to the left of the direction of travel, seen with y growing upwards.
     fn loops(&self) -> Vec<Vec<[isize; 2]>> {
-        let (rows, columns) = self.voxels.dim();
+        let (width, stride) = (self.columns + 2, self.columns + 1);
         // One bit per direction that leaves a corner: 0 = +x, 1 = +y, 2 = −x, 3 = −y.
-        let mut leaving = Array2::from_elem((rows + 1, columns + 1), 0u8);
-        for ((row, column), _) in self.voxels.indexed_iter().filter(|(_, inside)| **inside) {
-            let (y, x) = (row as isize, column as isize);
-            if !self.at(y - 1, x) {
-                leaving[[row, column]] |= 1;
-            }
-            if !self.at(y, x + 1) {
-                leaving[[row, column + 1]] |= 2;
-            }
-            if !self.at(y + 1, x) {
-                leaving[[row + 1, column + 1]] |= 4;
-            }
-            if !self.at(y, x - 1) {
-                leaving[[row + 1, column]] |= 8;
+        let mut leaving = vec![0u8; (self.rows + 1) * stride];
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                let (cell, corner) = ((row + 1) * width + column + 1, row * stride + column);
+                if !self.cells[cell] {
+                    continue;
+                }
+                leaving[corner] |= u8::from(!self.cells[cell - width]);
+                leaving[corner + 1] |= u8::from(!self.cells[cell + 1]) << 1;
+                leaving[corner + stride + 1] |= u8::from(!self.cells[cell + width]) << 2;
+                leaving[corner + stride] |= u8::from(!self.cells[cell - 1]) << 3;
             }
         }
         let mut loops = Vec::new();
-        for row in 0..=rows {
-            for column in 0..=columns {
-                while leaving[[row, column]] != 0 {
-                    loops.push(walk(&mut leaving, [column as isize, row as isize]));
-                }
+        for corner in 0..leaving.len() {
+            while leaving[corner] != 0 {
+                loops.push(walk(&mut leaving, stride, corner));
             }
         }
         loops
     }
 }
 
-const STEPS: [[isize; 2]; 4] = [[1, 0], [0, 1], [-1, 0], [0, -1]];
-
 /// Follows edges from `start` until the loop closes, taking them out of `leaving`; only corners where it turns are kept.
-fn walk(leaving: &mut Array2<u8>, start: [isize; 2]) -> Vec<[isize; 2]> {
-    let at = |[x, y]: [isize; 2]| [y as usize, x as usize];
-    let first = leaving[at(start)].trailing_zeros() as usize;
+fn walk(leaving: &mut [u8], stride: usize, start: usize) -> Vec<[isize; 2]> {
+    let steps = [1, stride as isize, -1, -(stride as isize)];
+    let corner = |place: usize| [(place % stride) as isize, (place / stride) as isize];
+    let first = leaving[start].trailing_zeros() as usize;
     let (mut place, mut direction) = (start, first);
     let mut corners = Vec::new();
     loop {
-        leaving[at(place)] &= !(1 << direction);
-        place = [place[0] + STEPS[direction][0], place[1] + STEPS[direction][1]];
-        if place == start && (leaving[at(place)] >> ((direction + 1) % 4) & 1 == 0) {
+        leaving[place] &= !(1 << direction);
+        place = place.wrapping_add_signed(steps[direction]);
+        if place == start && leaving[place] >> ((direction + 1) % 4) & 1 == 0 {
             if direction != first {
-                corners.push(place);
+                corners.push(corner(place));
             }
             return corners;
         }
@@ -186,10 +186,10 @@ fn walk(leaving: &mut Array2<u8>, start: [isize; 2]) -> Vec<[isize; 2]> {
         let next = [1, 0, 3].map(|turn| (direction + turn) % 4);
         let next = next
             .into_iter()
-            .find(|d| leaving[at(place)] >> d & 1 == 1)
+            .find(|d| leaving[place] >> d & 1 == 1)
             .expect("every edge has a successor");
         if next != direction {
-            corners.push(place);
+            corners.push(corner(place));
         }
         direction = next;
     }

@@ -3,6 +3,7 @@
 //! Values are bytes, not text: the patient's name must leave as it came, in whatever character set the scanner wrote, and a
 //! reader that decodes and encodes again loses the sets it does not know (ISO 2022 extensions, Latin-5).
 
+use crate::dicom::part10;
 use crate::dicom::uid::Uid;
 use crate::structure::Code;
 use dicom::core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
@@ -197,9 +198,6 @@ pub(crate) fn append_item(out: &mut Vec<u8>, item: &DataSet) {
     close_sequence(out, start);
 }
 
-/// Implementation Class UID (PS3.7 D.3.3.2): ours, under the UUID root, never changed.
-const IMPLEMENTATION_CLASS_UID: &str = "2.25.162187230948210338114405627116482310947";
-
 /// A Part 10 file (PS3.10 section 7) up to the end of `data`, in Explicit VR Little Endian.
 pub(crate) fn part10(data: &DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid) -> Vec<u8> {
     let mut meta = DataSet::default();
@@ -207,7 +205,7 @@ pub(crate) fn part10(data: &DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid
     meta.uid(tags::MEDIA_STORAGE_SOP_CLASS_UID, sop_class_uid);
     meta.uid(tags::MEDIA_STORAGE_SOP_INSTANCE_UID, sop_instance_uid);
     meta.text(tags::TRANSFER_SYNTAX_UID, EXPLICIT_VR_LITTLE_ENDIAN);
-    meta.text(tags::IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID);
+    meta.text(tags::IMPLEMENTATION_CLASS_UID, part10::IMPLEMENTATION_CLASS_UID);
     meta.text(
         tags::IMPLEMENTATION_VERSION_NAME,
         concat!("MEDLSAMD_", env!("CARGO_PKG_VERSION")),

@@ -67,9 +67,19 @@ struct View {
 /// Draws the contact sheet and encodes it as PNG. Holds no patient data.
 pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Vec<u8> {
     let (width, height) = (COLUMNS * CELL + LEGEND, ROWS * CELL);
-    let mut canvas = Canvas { width, height, pixels: vec![0; width * height * 3] };
+    let mut canvas = Canvas {
+        width,
+        height,
+        pixels: vec![0; width * height * 3],
+    };
     for (n, view) in views(volume, masks).iter().enumerate() {
-        draw(&mut canvas, (n % COLUMNS * CELL, n / COLUMNS * CELL), view, volume, masks);
+        draw(
+            &mut canvas,
+            (n % COLUMNS * CELL, n / COLUMNS * CELL),
+            view,
+            volume,
+            masks,
+        );
     }
     legend(&mut canvas, masks, volume.grid.voxel_volume_ml());
     encode(&canvas)
@@ -81,7 +91,9 @@ fn encode(canvas: &Canvas) -> Vec<u8> {
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().expect("a Vec takes every byte");
-    writer.write_image_data(&canvas.pixels).expect("the buffer has the declared size");
+    writer
+        .write_image_data(&canvas.pixels)
+        .expect("the buffer has the declared size");
     writer.finish().expect("a Vec takes every byte");
     file
 }
@@ -109,15 +121,42 @@ fn views(volume: &Volume, masks: &[Mask]) -> Vec<View> {
         // From head to foot, clear of the very ends.
         let z = region.max.z - (level as f64 + 0.5) / AXIAL_LEVELS as f64 * (region.max.z - region.min.z);
         let (origin, title) = ([min.x, min.y, z], format!("AXIAL {z:.0} MM"));
-        views.push(View { origin, right: left, down: posterior, width_mm: width, height_mm: depth, title, left_mark: "R", right_mark: "L" });
+        views.push(View {
+            origin,
+            right: left,
+            down: posterior,
+            width_mm: width,
+            height_mm: depth,
+            title,
+            left_mark: "R",
+            right_mark: "L",
+        });
     }
     let middle = |low: f64, high: f64| (low + high) / 2.0;
     let y = middle(region.min.y, region.max.y);
     let (origin, title) = ([min.x, y, max.z], format!("CORONAL {y:.0} MM"));
-    views.push(View { origin, right: left, down: inferior, width_mm: width, height_mm: height, title, left_mark: "R", right_mark: "L" });
+    views.push(View {
+        origin,
+        right: left,
+        down: inferior,
+        width_mm: width,
+        height_mm: height,
+        title,
+        left_mark: "R",
+        right_mark: "L",
+    });
     let x = middle(region.min.x, region.max.x);
     let (origin, title) = ([x, min.y, max.z], format!("SAGITTAL {x:.0} MM"));
-    views.push(View { origin, right: posterior, down: inferior, width_mm: depth, height_mm: height, title, left_mark: "A", right_mark: "P" });
+    views.push(View {
+        origin,
+        right: posterior,
+        down: inferior,
+        width_mm: depth,
+        height_mm: height,
+        title,
+        left_mark: "A",
+        right_mark: "P",
+    });
     views
 }
 
@@ -128,9 +167,13 @@ fn draw(canvas: &mut Canvas, (x0, y0): (usize, usize), view: &View, volume: &Vol
     let (x0, y0) = (x0 + (CELL - width) / 2, y0 + (CELL - height) / 2);
     let at = |x: usize, y: usize| -> PatientPoint {
         let (u, v) = ((x as f64 + 0.5) * mm_per_pixel, (y as f64 + 0.5) * mm_per_pixel);
-        [0, 1, 2].map(|axis| view.origin[axis] + u * view.right[axis] + v * view.down[axis]).into()
+        [0, 1, 2]
+            .map(|axis| view.origin[axis] + u * view.right[axis] + v * view.down[axis])
+            .into()
     };
-    let places: Vec<Vec3> = (0..width * height).map(|n| volume.grid.to_voxel(at(n % width, n / width))).collect();
+    let places: Vec<Vec3> = (0..width * height)
+        .map(|n| volume.grid.to_voxel(at(n % width, n / width)))
+        .collect();
     let mut colours: Vec<[f32; 3]> = places.iter().map(|voxel| [grey(volume, *voxel); 3]).collect();
     for mask in masks {
         paint(&mut colours, &places, width, mask);
@@ -146,11 +189,20 @@ fn draw(canvas: &mut Canvas, (x0, y0): (usize, usize), view: &View, volume: &Vol
 
 /// Fills where the mask is, and gives its edge the full colour.
 fn paint(colours: &mut [[f32; 3]], places: &[Vec3], width: usize, mask: &Mask) {
-    let inside: Vec<bool> = places.iter().map(|place| nearest(*place).is_some_and(|voxel| mask.contains(voxel))).collect();
+    let inside: Vec<bool> = places
+        .iter()
+        .map(|place| nearest(*place).is_some_and(|voxel| mask.contains(voxel)))
+        .collect();
     for n in (0..inside.len()).filter(|n| inside[*n]) {
         let (x, last) = (n % width, inside.len() - 1);
-        let edge = x == 0 || x + 1 == width || !inside[n - 1] || !inside[(n + 1).min(last)]
-            || n < width || !inside[n - width] || n + width > last || !inside[n + width];
+        let edge = x == 0
+            || x + 1 == width
+            || !inside[n - 1]
+            || !inside[(n + 1).min(last)]
+            || n < width
+            || !inside[n - width]
+            || n + width > last
+            || !inside[n + width];
         let share = if edge { 1.0 } else { FILL };
         for (c, colour) in colours[n].iter_mut().enumerate() {
             *colour += share * (f32::from(mask.structure.colour[c]) - *colour);
@@ -159,7 +211,10 @@ fn paint(colours: &mut [[f32; 3]], places: &[Vec3], width: usize, mask: &Mask) {
 }
 
 fn nearest(voxel: Vec3) -> Option<[usize; 3]> {
-    voxel.iter().all(|v| *v > -0.5).then(|| voxel.map(|v| v.round() as usize))
+    voxel
+        .iter()
+        .all(|v| *v > -0.5)
+        .then(|| voxel.map(|v| v.round() as usize))
 }
 
 /// Grey value 0…255 by trilinear interpolation; black outside the volume.
@@ -174,7 +229,11 @@ fn grey(volume: &Volume, voxel: Vec3) -> f32 {
         let mut weight = 1.0;
         let index = [0, 1, 2].map(|axis| {
             let upper = corner >> axis & 1 == 1;
-            weight *= if upper { base[axis].fract() } else { 1.0 - base[axis].fract() };
+            weight *= if upper {
+                base[axis].fract()
+            } else {
+                1.0 - base[axis].fract()
+            };
             (base[axis] as usize + usize::from(upper)).min(size[axis] - 1)
         });
         hu += weight as f32 * f32::from(volume.hu[[index[2], index[1], index[0]]]);
@@ -211,8 +270,18 @@ mod tests {
             spacing_mm: [2.0, 2.0, 5.0],
             size: [50, 40, 20],
         };
-        let mask = Mask { structure: by_name("spleen").unwrap(), offset: [2, 18, 1], voxels: Array3::from_elem((2, 6, 6), true) };
-        (Volume { hu: Array3::from_elem(grid.shape(), 40), grid }, mask)
+        let mask = Mask {
+            structure: by_name("spleen").unwrap(),
+            offset: [2, 18, 1],
+            voxels: Array3::from_elem((2, 6, 6), true),
+        };
+        (
+            Volume {
+                hu: Array3::from_elem(grid.shape(), 40),
+                grid,
+            },
+            mask,
+        )
     }
 
     /// Mean place of a colour's pixels within a cell.
@@ -239,7 +308,10 @@ mod tests {
         let (axial_x, _) = centre(&sheet, mask.structure.colour, 0);
         assert!(axial_x > 0.8 * CELL as f64, "{axial_x}");
         let (coronal_x, coronal_y) = centre(&sheet, mask.structure.colour, AXIAL_LEVELS);
-        assert!(coronal_x > 0.8 * CELL as f64 && coronal_y < 0.25 * CELL as f64, "{coronal_x} {coronal_y}");
+        assert!(
+            coronal_x > 0.8 * CELL as f64 && coronal_y < 0.25 * CELL as f64,
+            "{coronal_x} {coronal_y}"
+        );
     }
 
     #[test]

@@ -1,49 +1,37 @@
 //! Promise: SEG and RTSTRUCT hold the masks voxel for voxel, in the right place, and foreign software takes them without an error.
 
+use crate::support::daemon::free_port;
+use crate::support::orthanc::Orthanc;
+use crate::support::peers::{self, peer};
 use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
 use medlsamd::mask::Mask;
-use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump};
+use medlsamd::progress::Silent;
+use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump, picture};
 use medlsamd::series::{self, Requirements, Series};
 use medlsamd::structure;
+use medlsamd::volume;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
-/// A foreign tool, or `None` with a loud word. In CI its absence fails the test.
-fn peer(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.push("/usr/sbin".into());
-    let found = places.into_iter().map(|place| place.join(name)).find(|file| file.is_file());
-    gate(name, found)
-}
-
+/// The Python that has the judges' packages.
 fn python() -> Option<PathBuf> {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
-    gate("python with tests/judge/requirements.txt (MEDLSAMD_PYTHON)", named.is_file().then_some(named))
-}
-
-fn test_data() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let place = std::env::var_os("MEDLSAMD_TEST_DATA").map_or(beside, PathBuf::from);
-    // Real CT is too large to ship, so its absence is no failure even in CI.
-    if !place.is_dir() {
-        eprintln!("SKIPPED: no real CT (MEDLSAMD_TEST_DATA)");
+    if !named.is_file() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} is missing, and in CI it must not be",
+            named.display()
+        );
+        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
+        return None;
     }
-    place.is_dir().then_some(place)
-}
-
-fn gate<T>(what: &str, found: Option<T>) -> Option<T> {
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI must not skip");
-        eprintln!("SKIPPED: {what} is missing");
-    }
-    found
+    Some(named)
 }
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
@@ -56,17 +44,49 @@ struct Pose {
 
 /// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
 const POSES: &[Pose] = &[
-    Pose { name: "hfs", orientation: [1., 0., 0., 0., 1., 0.], origin: [-30., -20., 100.], step: [0., 0., 2.5] },
-    Pose { name: "ffs", orientation: [1., 0., 0., 0., 1., 0.], origin: [-30.0625, -20., -7.5], step: [0., 0., -2.5] },
-    Pose { name: "hfp", orientation: [-1., 0., 0., 0., -1., 0.], origin: [30., 20., 0.25], step: [0., 0., 2.5] },
-    Pose { name: "decubitus", orientation: [0., 1., 0., -1., 0., 0.], origin: [12., -33., 5.], step: [0., 0., 2.5] },
+    Pose {
+        name: "hfs",
+        orientation: [1., 0., 0., 0., 1., 0.],
+        origin: [-30., -20., 100.],
+        step: [0., 0., 2.5],
+    },
+    Pose {
+        name: "ffs",
+        orientation: [1., 0., 0., 0., 1., 0.],
+        origin: [-30.0625, -20., -7.5],
+        step: [0., 0., -2.5],
+    },
+    Pose {
+        name: "hfp",
+        orientation: [-1., 0., 0., 0., -1., 0.],
+        origin: [30., 20., 0.25],
+        step: [0., 0., 2.5],
+    },
+    Pose {
+        name: "decubitus",
+        orientation: [0., 1., 0., -1., 0., 0.],
+        origin: [12., -33., 5.],
+        step: [0., 0., 2.5],
+    },
     Pose {
         name: "oblique",
-        orientation: [0.9848077530, 0.1736481777, 0.0, -0.1710100717, 0.9698463104, 0.1736481777],
+        orientation: [
+            0.9848077530,
+            0.1736481777,
+            0.0,
+            -0.1710100717,
+            0.9698463104,
+            0.1736481777,
+        ],
         origin: [-31.4159, 27.1828, 141.4213],
         step: [0.0753842, -0.4275250, 2.4620194],
     },
-    Pose { name: "tilted", orientation: [1., 0., 0., 0., 0.9659258263, -0.2588190451], origin: [-30., -20., 0.], step: [0., 0., 2.5] },
+    Pose {
+        name: "tilted",
+        orientation: [1., 0., 0., 0., 0.9659258263, -0.2588190451],
+        origin: [-30., -20., 0.],
+        step: [0., 0., 2.5],
+    },
 ];
 
 const COLUMNS: usize = 37;
@@ -74,14 +94,25 @@ const ROWS: usize = 29;
 const SLICES: usize = 9;
 
 fn decimals(values: &[f64]) -> PrimitiveValue {
-    PrimitiveValue::Strs(values.iter().map(|v| format!("{v}").chars().take(16).collect()).collect())
+    PrimitiveValue::Strs(
+        values
+            .iter()
+            .map(|v| format!("{v}").chars().take(16).collect())
+            .collect(),
+    )
 }
 
 /// Writes a small CT series; the size is no multiple of eight, so that SEG frames begin in the middle of bytes.
 fn phantom(folder: &Path, pose: &Pose) -> Series {
+    stack(folder, pose, [COLUMNS, ROWS, SLICES])
+}
+
+fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
-    for k in 0..SLICES {
-        let at: Vec<f64> = (0..3).map(|axis| pose.origin[axis] + k as f64 * pose.step[axis]).collect();
+    for k in 0..slices {
+        let at: Vec<f64> = (0..3)
+            .map(|axis| pose.origin[axis] + k as f64 * pose.step[axis])
+            .collect();
         let instance_uid = format!("1.2.826.0.1.3680043.10.1.{}.{}", pose.name.len(), k + 1);
         let object = InMemDicomObject::from_element_iter([
             text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"),
@@ -105,26 +136,53 @@ fn phantom(folder: &Path, pose: &Pose) -> Series {
             text(tags::SLICE_THICKNESS, VR::DS, "2.50"),
             DataElement::new(tags::SAMPLES_PER_PIXEL, VR::US, PrimitiveValue::from(1u16)),
             text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2"),
-            DataElement::new(tags::ROWS, VR::US, PrimitiveValue::from(ROWS as u16)),
-            DataElement::new(tags::COLUMNS, VR::US, PrimitiveValue::from(COLUMNS as u16)),
+            DataElement::new(tags::ROWS, VR::US, PrimitiveValue::from(rows as u16)),
+            DataElement::new(tags::COLUMNS, VR::US, PrimitiveValue::from(columns as u16)),
             DataElement::new(tags::BITS_ALLOCATED, VR::US, PrimitiveValue::from(16u16)),
             DataElement::new(tags::BITS_STORED, VR::US, PrimitiveValue::from(16u16)),
             DataElement::new(tags::HIGH_BIT, VR::US, PrimitiveValue::from(15u16)),
             DataElement::new(tags::PIXEL_REPRESENTATION, VR::US, PrimitiveValue::from(1u16)),
             text(tags::RESCALE_INTERCEPT, VR::DS, "0"),
             text(tags::RESCALE_SLOPE, VR::DS, "1"),
-            DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(vec![0; ROWS * COLUMNS].into())),
+            DataElement::new(
+                tags::PIXEL_DATA,
+                VR::OW,
+                PrimitiveValue::U16(vec![0; (rows * columns).min(2048)].into()),
+            ),
         ]);
         let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-        object.with_meta(meta).expect("complete meta").write_to_file(folder.join(format!("{k}.dcm"))).expect("written");
+        object
+            .with_meta(meta)
+            .expect("complete meta")
+            .write_to_file(folder.join(format!("{k}.dcm")))
+            .expect("written");
     }
     series_of(folder)
 }
 
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
 fn series_of(folder: &Path) -> Series {
-    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let instances = files.map(|file| Instance::read(&file).expect("a CT slice")).collect();
-    series::assemble(instances, &Requirements { min_slices: 3, min_extent_mm: 0.0 }).expect("a series")
+    let instances = files(folder)
+        .iter()
+        .map(|file| Instance::read(file).expect("a CT slice"))
+        .collect();
+    series::assemble(
+        instances,
+        &Requirements {
+            min_slices: 3,
+            min_extent_mm: 0.0,
+        },
+    )
+    .expect("a series")
 }
 
 /// Crops a full grid `[k, j, i]` to its true voxels.
@@ -133,10 +191,17 @@ fn mask(name: &str, full: &Array3<bool>) -> Mask {
     let bound = |axis: usize| {
         let used = |n: &usize| full.index_axis(ndarray::Axis(axis), *n).iter().any(|v| *v);
         let all = || 0..full.len_of(ndarray::Axis(axis));
-        (all().find(used).expect("no empty mask"), all().rfind(used).expect("no empty mask") + 1)
+        (
+            all().find(used).expect("no empty mask"),
+            all().rfind(used).expect("no empty mask") + 1,
+        )
     };
     let [(k0, k1), (j0, j1), (i0, i1)] = [bound(0), bound(1), bound(2)];
-    Mask { structure, offset: [i0, j0, k0], voxels: full.slice(s![k0..k1, j0..j1, i0..i1]).to_owned() }
+    Mask {
+        structure,
+        offset: [i0, j0, k0],
+        voxels: full.slice(s![k0..k1, j0..j1, i0..i1]).to_owned(),
+    }
 }
 
 /// Shapes that go wrong elsewhere: ring, two islands, one voxel, corners that touch, a comb, the whole frame.
@@ -144,7 +209,10 @@ fn shapes(series: &Series) -> Vec<Mask> {
     let shape = series.grid.shape();
     let (ks, rows, columns) = (shape.0 as f64, shape.1 as f64, shape.2 as f64);
     let radius = |k: usize, j: usize, i: usize, at: f64| {
-        let (x, y) = ((i as f64 - at * columns) / (0.2 * columns), (j as f64 - 0.5 * rows) / (0.3 * rows));
+        let (x, y) = (
+            (i as f64 - at * columns) / (0.2 * columns),
+            (j as f64 - 0.5 * rows) / (0.3 * rows),
+        );
         // Few slices: dciodvfy takes time that grows with the square of the frames.
         let z = (k as f64 - 0.5 * ks) / (0.45 * ks).min(8.0);
         (x * x + y * y + z * z).sqrt()
@@ -152,10 +220,19 @@ fn shapes(series: &Series) -> Vec<Mask> {
     let full = |f: &dyn Fn(usize, usize, usize) -> bool| Array3::from_shape_fn(shape, |(k, j, i)| f(k, j, i));
     vec![
         mask("heart", &full(&|k, j, i| (0.5..1.0).contains(&radius(k, j, i, 0.4)))),
-        mask("lung_left", &full(&|k, j, i| radius(k, j, i, 0.25) < 0.6 || radius(k, j, i, 0.75) < 0.6)),
+        mask(
+            "lung_left",
+            &full(&|k, j, i| radius(k, j, i, 0.25) < 0.6 || radius(k, j, i, 0.75) < 0.6),
+        ),
         mask("gallbladder", &full(&|k, j, i| (k, j, i) == (shape.0 / 2, 3, 5))),
-        mask("pancreas", &full(&|k, j, i| k == 2 && (5..15).contains(&j) && (5..15).contains(&i) && (i + j) % 2 == 0)),
-        mask("aorta", &full(&|k, j, i| k < 3 && (2..22).contains(&j) && (2..30).contains(&i) && (j == 2 || i % 3 == 0))),
+        mask(
+            "pancreas",
+            &full(&|k, j, i| k == 2 && (5..15).contains(&j) && (5..15).contains(&i) && (i + j) % 2 == 0),
+        ),
+        mask(
+            "aorta",
+            &full(&|k, j, i| k < 3 && (2..22).contains(&j) && (2..30).contains(&i) && (j == 2 || i % 3 == 0)),
+        ),
         mask("kidney_right", &full(&|k, _, _| k + 1 == shape.0)),
     ]
 }
@@ -171,14 +248,26 @@ fn identity(seed: &str) -> Identity {
 }
 
 fn models() -> Vec<ModelUsed> {
-    let model = |name: &str| ModelUsed { name: name.into(), version: "1.0".into(), sha256: "ab".repeat(32) };
+    let model = |name: &str| ModelUsed {
+        name: name.into(),
+        version: "1.0".into(),
+        sha256: "ab".repeat(32),
+    };
     vec![model("MedLAM"), model("LiteMedSAM")]
 }
 
 fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     let (identity, models) = (identity(seed), models());
-    let source = Source { series, masks, identity: &identity, models: &models };
-    results::KINDS.iter().map(|kind| (kind.write)(&source).expect("an object")).collect()
+    let source = Source {
+        series,
+        masks,
+        identity: &identity,
+        models: &models,
+    };
+    results::KINDS
+        .iter()
+        .map(|kind| (kind.write)(&source).expect("an object"))
+        .collect()
 }
 
 /// A series, its objects and its masks as files.
@@ -199,61 +288,95 @@ impl Case {
         });
         let objects = objects.collect();
         std::fs::write(folder.path().join("masks"), dump::dump(series, &masks)).expect("written");
-        Self { ct: ct.into(), objects, folder }
+        Self {
+            ct: ct.into(),
+            objects,
+            folder,
+        }
     }
 
     fn path(&self, kind: &str) -> &Path {
-        &self.objects.iter().find(|(_, object)| object.kind == kind).expect("that kind").0
+        &self
+            .objects
+            .iter()
+            .find(|(_, object)| object.kind == kind)
+            .expect("that kind")
+            .0
     }
 
     /// Every voxel as a reader of foreign make finds it.
     fn judge(&self, python: &Path) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/judge.py");
         let mut command = Command::new(python);
-        command.arg(script).arg("--ct").arg(&self.ct).arg("--seg").arg(self.path("seg"));
-        command.arg("--rtstruct").arg(self.path("rtstruct")).arg("--masks").arg(self.folder.path().join("masks"));
+        command
+            .arg(script)
+            .arg("--ct")
+            .arg(&self.ct)
+            .arg("--seg")
+            .arg(self.path("seg"));
+        command
+            .arg("--rtstruct")
+            .arg(self.path("rtstruct"))
+            .arg("--masks")
+            .arg(self.folder.path().join("masks"));
         let output = run(&mut command);
-        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let structures = report["structures"].as_object().expect("structures");
         assert_eq!(structures.len(), 6);
         for (name, facts) in structures {
             assert_eq!(facts["seg_unequal_voxels"], 0, "{name}");
             assert_eq!(facts["rtstruct_dice"], 1.0, "{name}");
-            assert!((facts["area_ratio"].as_f64().expect("a ratio") - 1.0).abs() < 1e-4, "{name} {facts}");
+            assert!(
+                (facts["area_ratio"].as_f64().expect("a ratio") - 1.0).abs() < 1e-4,
+                "{name} {facts}"
+            );
         }
     }
 
-    /// dciodvfy finds nothing wrong that it does not find in the source too.
+    /// dciodvfy finds no error; its warnings are shown, those that the source has too only counted.
     fn verify(&self, dciodvfy: &Path, name: &str) {
-        let slice = std::fs::read_dir(&self.ct).expect("a folder").next().expect("a slice").expect("an entry").path();
-        let source = complaints(dciodvfy, &slice);
+        let source = complaints(dciodvfy, &files(&self.ct)[0]);
         for (path, object) in &self.objects {
             let all = complaints(dciodvfy, path);
             let warnings = all.iter().filter(|line| line.starts_with("Warning"));
             let (old, new): (Vec<_>, Vec<_>) = warnings.partition(|line| source.contains(line));
-            eprintln!("{name} {}: {} bytes, {} warnings of the source, new: {new:#?}", object.kind, object.part10.len(), old.len());
+            eprintln!(
+                "{name} {}: {} bytes, no error, {} warnings of the source, new: {new:#?}",
+                object.kind,
+                object.part10.len(),
+                old.len()
+            );
             let errors: Vec<_> = all.iter().filter(|line| line.starts_with("Error")).collect();
-            let ours: Vec<_> = errors.iter().filter(|line| !source.contains(line)).collect();
-            assert!(ours.is_empty(), "{name} {}: {ours:#?}", object.kind);
-            eprintln!("{name} {}: {} errors, all of the source", object.kind, errors.len());
+            assert!(errors.is_empty(), "{name} {}: {errors:#?}", object.kind);
         }
     }
 }
 
 impl Case {
-    /// dcentvfy finds patient, study and frame of reference to be the series' own.
+    /// dcentvfy finds patient, study and frame of reference to be the series' own, but for a half-filled Clinical Trial module.
     fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
         let slices = series.slices.iter().take(2).map(|slice| slice.path.clone());
-        let files: Vec<PathBuf> = slices.chain(self.objects.iter().map(|(path, _)| path.clone())).collect();
+        let files: Vec<PathBuf> = slices
+            .chain(self.objects.iter().map(|(path, _)| path.clone()))
+            .collect();
         let said = text(&run(Command::new(dcentvfy).args(&files)).stderr);
         let folder = self.folder.path().display().to_string();
-        assert!(!said.lines().any(|line| line.contains(&folder)), "{name}: {said}");
+        let ours = |line: &&str| line.contains(&folder) && !line.contains("ClinicalTrial");
+        assert!(said.lines().find(ours).is_none(), "{name}: {said}");
     }
 }
 
 fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -261,7 +384,10 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
-    text(&run(Command::new(dciodvfy).arg(file)).stderr).lines().map(str::to_owned).collect()
+    text(&run(Command::new(dciodvfy).arg(file)).stderr)
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -278,11 +404,11 @@ fn phantoms_in_every_pose_read_back_voxel_for_voxel() {
 
 #[test]
 fn real_series_read_back_voxel_for_voxel() {
-    let (Some(data), Some(python), Some(unzip)) = (test_data(), python(), peer("unzip")) else { return };
+    let Some(python) = python() else { return };
     for name in ["lidc_0001", "crlm_1006", "acrin_breast_013", "acrin_nsclc_042"] {
-        let ct = tempfile::tempdir().expect("a folder");
-        let archive = data.join("dicom").join(name).with_extension("zip");
-        assert!(run(Command::new(&unzip).arg("-qj").arg(&archive).arg("-d").arg(ct.path())).status.success());
+        let Some(ct) = peers::series(&format!("dicom/{name}")) else {
+            return;
+        };
         let series = series_of(ct.path());
         let case = Case::of(&series, ct.path());
         case.judge(&python);
@@ -292,6 +418,11 @@ fn real_series_read_back_voxel_for_voxel() {
         if let Some(dcentvfy) = peer("dcentvfy") {
             case.compare(&dcentvfy, name, &series);
         }
+        // For looking at: shapes on real images.
+        let volume = volume::reconstruct(&series, &Silent).expect("HU");
+        let sheet = picture::contact_sheet(&volume, &shapes(&series));
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("contact_sheet_{name}.png"));
+        std::fs::write(place, sheet).expect("written");
     }
 }
 
@@ -300,13 +431,74 @@ fn the_same_job_writes_the_same_bytes_and_another_job_other_uids() {
     let ct = tempfile::tempdir().expect("a folder");
     let series = phantom(ct.path(), &POSES[0]);
     let masks = shapes(&series);
-    let (first, again, other) = (write_all(&series, &masks, "a"), write_all(&series, &masks, "a"), write_all(&series, &masks, "b"));
+    let (first, again, other) = (
+        write_all(&series, &masks, "a"),
+        write_all(&series, &masks, "a"),
+        write_all(&series, &masks, "b"),
+    );
     for n in 0..first.len() {
         assert_eq!(first[n].part10, again[n].part10);
         assert_ne!(first[n].sop_instance_uid, other[n].sop_instance_uid);
         assert_ne!(first[n].series_instance_uid, other[n].series_instance_uid);
     }
     assert_ne!(first[0].sop_instance_uid, first[1].sop_instance_uid);
+}
+
+/// `cargo test --release -- --ignored ten_segments --nocapture`; highdicom needs 8.8 s and 845 MB for the SEG.
+#[test]
+#[ignore = "a measurement"]
+fn ten_segments_on_five_hundred_slices() {
+    let ct = tempfile::tempdir().expect("a folder");
+    let series = stack(ct.path(), &POSES[0], [512, 512, 500]);
+    let names = [
+        "heart",
+        "liver",
+        "spleen",
+        "stomach",
+        "aorta",
+        "trachea",
+        "esophagus",
+        "sternum",
+        "pancreas",
+        "brain",
+    ];
+    let masks: Vec<Mask> = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| {
+            let radius = 40.0 + 6.0 * n as f64;
+            let voxels = Array3::from_shape_fn((400, 256, 256), |(k, j, i)| {
+                let z = (k as f64 - 200.0) / 200.5;
+                ((j as f64 - 128.0).powi(2) + (i as f64 - 128.0).powi(2)).sqrt() < radius * (1.0 - 0.5 * z * z)
+            });
+            mask(name, &voxels)
+        })
+        .collect();
+    let (identity, models) = (identity("measured"), models());
+    let source = Source {
+        series: &series,
+        masks: &masks,
+        identity: &identity,
+        models: &models,
+    };
+    for kind in results::KINDS {
+        let begin = Instant::now();
+        let object = (kind.write)(&source).expect("an object");
+        eprintln!(
+            "{}: {:.2} s, {:.1} MB",
+            kind.name,
+            begin.elapsed().as_secs_f64(),
+            object.part10.len() as f64 / 1e6
+        );
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    eprintln!(
+        "{}",
+        status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap_or_default()
+    );
 }
 
 #[test]
@@ -316,86 +508,69 @@ fn what_cannot_be_written_rightly_is_refused() {
     let mut masks = shapes(&series);
     let (identity, models) = (identity("a"), models());
     let refuse = |masks: &[Mask]| {
-        let source = Source { series: &series, masks, identity: &identity, models: &models };
-        results::KINDS.iter().map(|kind| (kind.write)(&source).expect_err("a refusal").to_string()).collect::<Vec<_>>()
+        let source = Source {
+            series: &series,
+            masks,
+            identity: &identity,
+            models: &models,
+        };
+        results::KINDS
+            .iter()
+            .map(|kind| (kind.write)(&source).expect_err("a refusal").to_string())
+            .collect::<Vec<_>>()
     };
     assert!(refuse(&[]).iter().all(|said| said.contains("no structure")));
     masks[0].offset[2] += SLICES;
     assert!(refuse(&masks).iter().all(|said| said.contains("heart")));
     let twice = [masks[1].clone(), masks[1].clone()];
-    assert!(refuse(&twice).iter().all(|said| said.contains("two masks of lung_left")));
+    assert!(
+        refuse(&twice)
+            .iter()
+            .all(|said| said.contains("two masks of lung_left"))
+    );
     std::fs::remove_file(&series.slices[0].path).expect("removed");
     assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
 }
 
-/// A running Orthanc, ended when dropped.
-struct Orthanc {
-    child: Child,
-    dicom: u16,
-    http: u16,
-}
-
-impl Drop for Orthanc {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Orthanc {
-    fn start(program: &Path, folder: &Path) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let (dicom, http) = (free(), free());
-        let config = serde_json::json!({
-            "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"), "HttpPort": http,
-            "HttpBindAddresses": ["127.0.0.1"], "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
-            "DicomAet": "ORTHANC", "DicomPort": dicom, "DicomCheckCalledAet": false, "DicomAlwaysAllowStore": true,
-        });
-        let path = folder.join("orthanc.json");
-        std::fs::write(&path, config.to_string()).expect("written");
-        let quiet = || Stdio::null();
-        let child = Command::new(program).arg(&path).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().expect("Orthanc");
-        let orthanc = Self { child, dicom, http };
-        let patience = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", dicom)).is_err() || orthanc.get("/system").is_none() {
-            assert!(Instant::now() < patience, "Orthanc did not come up");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        orthanc
-    }
-
-    fn get(&self, path: &str) -> Option<serde_json::Value> {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.http)).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-}
-
 #[test]
 fn orthanc_takes_both_into_the_study_of_the_series() {
-    let (Some(program), Some(storescu)) = (peer("Orthanc"), peer("storescu")) else { return };
-    let folder = tempfile::tempdir().expect("a folder");
+    let Some(storescu) = peer("storescu") else { return };
+    let dicom_port = free_port();
+    let Some(orthanc) = Orthanc::start(free_port(), dicom_port) else {
+        return;
+    };
     let ct = tempfile::tempdir().expect("a folder");
     let series = phantom(ct.path(), &POSES[1]);
     let case = Case::of(&series, ct.path());
-    let orthanc = Orthanc::start(&program, folder.path());
     let slices: Vec<&Path> = series.slices.iter().map(|slice| slice.path.as_path()).collect();
     for files in [slices, vec![case.path("seg"), case.path("rtstruct")]] {
+        let port = dicom_port.to_string();
         let mut command = Command::new(&storescu);
-        command.env("TCP_NODELAY", "1").args(["-R", "-aec", "ORTHANC", "127.0.0.1", &orthanc.dicom.to_string()]).args(files);
+        command
+            .env("TCP_NODELAY", "1")
+            .args(["-R", "-aec", "ORTHANC", "127.0.0.1", &port])
+            .args(files);
         let output = run(&mut command);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let statistics = orthanc.get("/statistics").expect("JSON");
-    let counts = ["CountPatients", "CountStudies", "CountSeries", "CountInstances"].map(|key| statistics[key].as_u64());
-    assert_eq!(counts, [Some(1), Some(1), Some(3), Some(SLICES as u64 + 2)]);
-    let all = orthanc.get("/series?expand").expect("JSON");
-    let mut modalities: Vec<_> = all.as_array().expect("series").iter().map(|s| text(s["MainDicomTags"]["Modality"].as_str().expect("text").as_bytes())).collect();
-    modalities.sort();
-    assert_eq!(modalities, ["CT", "RTSTRUCT", "SEG"]);
-    let patients = orthanc.get("/patients?expand").expect("JSON");
-    assert_eq!(patients[0]["MainDicomTags"]["PatientName"], "Müller^Łucja=山田^太郎");
+    let studies = ["CT", "SEG", "RTSTRUCT"].map(|modality| {
+        let found = orthanc.series(modality);
+        assert_eq!(found.len(), 1, "{modality}");
+        found[0].1.clone()
+    });
+    assert!(studies.iter().all(|study| *study == studies[0]));
+    for (_, object) in &case.objects {
+        let series = &orthanc.series(if object.kind == "seg" { "SEG" } else { "RTSTRUCT" })[0].0;
+        assert!(
+            orthanc
+                .only_instance(series)
+                .ends_with(&object.part10[object.part10.len() / 2..]),
+            "{}",
+            object.kind
+        );
+    }
+    assert_eq!(
+        orthanc.get("/patients?expand")[0]["MainDicomTags"]["PatientName"],
+        "Müller^Łucja=山田^太郎"
+    );
 }

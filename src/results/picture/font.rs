@@ -3,7 +3,10 @@
 /// The rows of a letter from the top, the leftmost dot in bit 4. Lower case is drawn as capitals, what is unknown as a gap.
 pub(crate) fn glyph(letter: char) -> [u8; 7] {
     let letter = letter.to_ascii_uppercase();
-    GLYPHS.iter().find(|(known, _)| *known == letter).map_or([0; 7], |(_, rows)| *rows)
+    GLYPHS
+        .iter()
+        .find(|(known, _)| *known == letter)
+        .map_or([0; 7], |(_, rows)| *rows)
 }
 
 #[rustfmt::skip] // one letter a line
