@@ -1,21 +1,24 @@
 //! Logits on key slices → voxels on the stored grid: interpolation, clean-up, and who gets a voxel that two structures claim.
 
 use crate::mask::{self, Mask};
-use crate::segment::link::{Keys, Track};
+use crate::segment::link::Track;
 use crate::segment::plane::{HAIR, Plane};
 use crate::segment::prepare::{Frame, View};
+use crate::segment::rules::Keys;
 use crate::structure::{Linking, Pieces};
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Array3, ArrayView3, Axis};
 
 /// The logit everywhere on a key slice where a structure was sought and not found. Mild, so that a slice half-way between it
 /// and a sure one keeps the sure core.
 const ABSENT: f32 = -3.0;
 
-/// How the stored slices, the view and the plane lie to each other.
-pub struct Scene {
+/// The stored slices, and how they, the view and the plane lie to each other.
+pub struct Scene<'a> {
     pub view: View,
     pub frame: Frame,
     pub keys: Keys,
+    /// `[k, j, i]`
+    pub hu: ArrayView3<'a, i16>,
 }
 
 /// A structure's voxels, before and after the others had their say.
@@ -27,7 +30,7 @@ struct Block {
 }
 
 /// A mask per track, in the order of `tracks`; `None` where nothing is left.
-pub fn assemble(scene: &Scene, tracks: &[Track<'_>]) -> Vec<Option<Mask>> {
+pub fn assemble(scene: &Scene<'_>, tracks: &[Track<'_>]) -> Vec<Option<Mask>> {
     let mut blocks: Vec<Block> = tracks.iter().map(|track| scene.block(track)).collect();
     for (block, track) in blocks.iter_mut().zip(tracks) {
         tidy(block, track);
@@ -57,7 +60,17 @@ fn tidy(block: &mut Block, track: &Track<'_>) {
 /// Columns or rows of the view, each with the plane pixels it lies between and the share of the second.
 type Weights = Vec<(usize, usize, f32)>;
 
-impl Scene {
+impl Scene<'_> {
+    /// The HU of slice k at a plane pixel.
+    pub fn hu(&self, k: usize, plane: [usize; 2]) -> f32 {
+        let shown = [0, 1].map(|axis| {
+            let at = self.frame.to_view(axis, plane[axis] as f64).round().max(0.0) as usize;
+            at.min(self.frame.view[axis] - 1)
+        });
+        let [i, j] = self.view.stored(shown);
+        f32::from(self.hu[[k, j, i]])
+    }
+
     fn weights(&self, axis: usize, [first, last]: [usize; 2]) -> Weights {
         let end = self.frame.last(axis).floor();
         let one = |position: usize| {
@@ -218,16 +231,21 @@ mod tests {
     use crate::segment::link::tests::{disc, grid, located, rules};
     use crate::segment::prepare::tests::recipe;
 
-    fn scene(grid: &Grid) -> Scene {
+    fn scene(grid: &Grid) -> Scene<'static> {
         let view = View::of(grid);
+        let hu = Box::leak(Box::new(Array3::from_shape_fn(grid.shape(), |(k, j, i)| {
+            (k * 10_000 + j * 100 + i) as i16
+        })));
+        let frame = Frame::new(view.size, &recipe(256, false, false));
         Scene {
             view,
-            frame: Frame::new(view.size, &recipe(256, false, false)),
+            frame,
             keys: Keys::new(grid, 5.0),
+            hu: hu.view(),
         }
     }
 
-    fn track<'a>(scene: &Scene, grid: &Grid, located: &'a Located, planes: &[(usize, Array2<f32>)]) -> Track<'a> {
+    fn track<'a>(scene: &Scene<'_>, grid: &Grid, located: &'a Located, planes: &[(usize, Array2<f32>)]) -> Track<'a> {
         let mut track = Track::new(located, grid, &scene.view, &scene.frame, &scene.keys, &rules()).unwrap();
         for (k, logits) in planes {
             track.planes.insert(
@@ -243,7 +261,7 @@ mod tests {
     }
 
     /// The plane position of a stored voxel.
-    fn at(scene: &Scene, i: f64, j: f64) -> [f64; 2] {
+    fn at(scene: &Scene<'_>, i: f64, j: f64) -> [f64; 2] {
         let [u, v] = scene.view.shown([i, j]);
         [scene.frame.to_plane(0, u), scene.frame.to_plane(1, v)]
     }
@@ -273,6 +291,8 @@ mod tests {
             .remove(0)
             .unwrap();
             for (i, j) in (0..64).flat_map(|i| (0..64).map(move |j| (i, j))) {
+                let plane = at(&scene, i as f64, j as f64).map(|p| p.round() as usize);
+                assert_eq!(scene.hu(2, plane), f32::from((20_000 + j * 100 + i) as i16));
                 // Four plane pixels to a voxel.
                 let inside = 20.0 - 4.0 * (i as f64 - 22.0).hypot(j as f64 - 35.0);
                 if inside.abs() > 0.5 {

@@ -5,89 +5,13 @@
 //! widened in several ways. *Sections* are prompted with the box that the localiser gives for that height.
 
 use crate::geometry::{Box3, Grid};
-use crate::inference::model::Manifest;
-use crate::inference::runtime::InferenceError;
 use crate::localise::Located;
 use crate::segment::plane::{HAIR, Plane, Rect};
-use crate::segment::prepare::{Frame, View, dominant_axes};
+use crate::segment::prepare::{Frame, View, WindowIndex, dominant_axes};
+use crate::segment::rules::{Keys, Rules};
 use crate::structure::Linking;
 use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// How slices are linked; from the model's manifest.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// Slices are shown to the network at most this close together.
-    pub encode_step_mm: f64,
-    /// Nothing is outlined farther than this outside the located box.
-    pub clip_mm: f64,
-    /// How far the box of the neighbour's mask is widened, in plane pixels; one prompt each.
-    pub margins_px: Vec<f64>,
-    /// How far a section's box is widened.
-    pub section_margin_px: f64,
-    /// What the overlap with the neighbour's mask counts against the network's own estimate of its answer.
-    pub dice_weight: f32,
-    /// Propagation ends where the mask overlaps its neighbour's less than this.
-    pub min_dice: f32,
-    /// Propagation ends where the mask has fewer plane pixels than this.
-    pub min_area_px: usize,
-}
-
-impl Rules {
-    pub fn read(manifest: &Manifest) -> Result<Self, InferenceError> {
-        let margins = manifest.raw.get("margins_px").and_then(toml::Value::as_array);
-        let margins: Vec<f64> = margins
-            .into_iter()
-            .flatten()
-            .filter_map(|v| v.as_integer().map(|v| v as f64))
-            .collect();
-        if margins.is_empty() {
-            return Err(manifest.refuse("`margins_px` must be a list of whole pixels".into()));
-        }
-        Ok(Self {
-            encode_step_mm: manifest.number("encode_step_mm")?,
-            clip_mm: manifest.number("clip_mm")?,
-            margins_px: margins,
-            section_margin_px: manifest.number("section_margin_px")?,
-            dice_weight: manifest.number("dice_weight")? as f32,
-            min_dice: manifest.number("min_dice")? as f32,
-            min_area_px: manifest.number("min_area_px")? as usize,
-        })
-    }
-}
-
-/// The slices shown to the network: every `stride`-th and the last.
-#[derive(Clone, Copy, Debug)]
-pub struct Keys {
-    pub stride: usize,
-    pub count: usize,
-}
-
-impl Keys {
-    pub fn new(grid: &Grid, step_mm: f64) -> Self {
-        let stride = (step_mm / grid.spacing_mm[2] + HAIR).floor();
-        Self {
-            stride: (stride as usize).max(1),
-            count: grid.size[2],
-        }
-    }
-
-    /// The key slices next to k, below or equal and above or equal.
-    pub fn around(&self, k: usize) -> [usize; 2] {
-        let below = if k + 1 == self.count { k } else { k - k % self.stride };
-        let above = if below == k {
-            k
-        } else {
-            (below + self.stride).min(self.count - 1)
-        };
-        [below, above]
-    }
-
-    /// The keys needed to interpolate every slice from `first` to `last`.
-    pub fn covering(&self, [first, last]: [usize; 2]) -> BTreeSet<usize> {
-        (first..=last).flat_map(|k| self.around(k)).collect()
-    }
-}
 
 /// Which way the slices are gone through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +127,16 @@ impl<'a> Track<'a> {
             .collect()
     }
 
-    /// Takes the network's answers to [`Self::prompts`] and keeps the best that deserves it.
-    pub fn accept(&mut self, k: usize, sweep: Sweep, answers: &[(ArrayView2<'_, f32>, f32)], rules: &Rules) {
+    /// Takes the network's answers to [`Self::prompts`] and keeps the best that deserves it. `hu` tells the slice's value at a
+    /// plane pixel.
+    pub fn accept(
+        &mut self,
+        k: usize,
+        sweep: Sweep,
+        answers: &[(ArrayView2<'_, f32>, f32)],
+        rules: &Rules,
+        hu: &dyn Fn([usize; 2]) -> f32,
+    ) {
         let clip = if self.sections.is_empty() {
             self.clip
         } else {
@@ -219,6 +151,10 @@ impl<'a> Track<'a> {
         for (logits, iou) in answers {
             let plane = Plane::cut(logits.view(), *iou, clip);
             if plane.area() < rules.min_area_px {
+                continue;
+            }
+            let [least, most] = rules.plausible_hu[self.located.structure.window.index()];
+            if !(least..=most).contains(&plane.mean(hu)) {
                 continue;
             }
             let dice = neighbour.map(|neighbour| plane.dice(neighbour));
@@ -341,7 +277,13 @@ pub mod tests {
             dice_weight: 0.5,
             min_dice: 0.1,
             min_area_px: 4,
+            plausible_hu: [[-70.0, 700.0], [60.0, 2000.0], [-1100.0, -350.0]],
         }
+    }
+
+    /// The HU of an organ, everywhere.
+    fn flesh(_: [usize; 2]) -> f32 {
+        50.0
     }
 
     /// The structure in a box of voxels.
@@ -371,18 +313,6 @@ pub mod tests {
         Array2::from_shape_fn((PLANE, PLANE), |(y, x)| {
             (radius - (x as f64 - centre[0]).hypot(y as f64 - centre[1])) as f32
         })
-    }
-
-    #[test]
-    fn keys_are_every_nth_slice_and_the_last() {
-        let keys = Keys { stride: 3, count: 9 };
-        assert_eq!(
-            [0, 1, 5, 6, 7, 8].map(|k| keys.around(k)),
-            [[0, 0], [0, 3], [3, 6], [6, 6], [6, 8], [8, 8]]
-        );
-        assert_eq!(keys.covering([4, 7]).into_iter().collect::<Vec<_>>(), [3, 6, 8]);
-        assert_eq!(Keys::new(&grid(), 5.0).stride, 2);
-        assert_eq!(Keys::new(&grid(), 1.0).stride, 1);
     }
 
     #[test]
@@ -420,7 +350,7 @@ pub mod tests {
                 let centre = [100.0 + (k as f64 - 10.0); 2];
                 let logits = if k > 14 { disc(centre, -1.0) } else { disc(centre, 4.0) };
                 let answers: Vec<_> = prompts.iter().map(|_| (logits.view(), 0.9)).collect();
-                track.accept(k, sweep, &answers, &rules());
+                track.accept(k, sweep, &answers, &rules(), &flesh);
             }
         }
         assert_eq!(
@@ -436,12 +366,37 @@ pub mod tests {
         let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
         let mut track = track(&kidney, &grid).unwrap();
         let (right, wrong) = (disc([100.0; 2], 9.0), disc([130.0; 2], 20.0));
-        track.accept(10, Sweep::Up, &[(right.view(), 0.9)], &rules());
-        track.accept(12, Sweep::Up, &[(wrong.view(), 0.99), (right.view(), 0.8)], &rules());
+        track.accept(10, Sweep::Up, &[(right.view(), 0.9)], &rules(), &flesh);
+        track.accept(
+            12,
+            Sweep::Up,
+            &[(wrong.view(), 0.99), (right.view(), 0.8)],
+            &rules(),
+            &flesh,
+        );
         assert_eq!(track.planes[&12].iou, 0.8);
         // Nothing that overlaps at all: the structure has ended.
-        track.accept(14, Sweep::Up, &[(disc([140.0, 90.0], 6.0).view(), 0.99)], &rules());
+        track.accept(
+            14,
+            Sweep::Up,
+            &[(disc([140.0, 90.0], 6.0).view(), 0.99)],
+            &rules(),
+            &flesh,
+        );
         assert!(!track.planes.contains_key(&14));
+    }
+
+    #[test]
+    fn a_mask_of_another_tissue_is_not_taken() {
+        let grid = grid();
+        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
+        let mut track = track(&kidney, &grid).unwrap();
+        let answer = disc([100.0; 2], 9.0);
+        let mostly_fat = |[x, _]: [usize; 2]| if x > 94 { -110.0 } else { 30.0 };
+        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &mostly_fat);
+        assert!(track.planes.is_empty());
+        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &flesh);
+        assert_eq!(track.planes.len(), 1);
     }
 
     #[test]
@@ -449,7 +404,13 @@ pub mod tests {
         let grid = grid();
         let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
         let mut track = track(&kidney, &grid).unwrap();
-        track.accept(10, Sweep::Up, &[(disc([120.0; 2], 300.0).view(), 1.0)], &rules());
+        track.accept(
+            10,
+            Sweep::Up,
+            &[(disc([120.0; 2], 300.0).view(), 1.0)],
+            &rules(),
+            &flesh,
+        );
         // 5 mm are five plane pixels.
         assert_eq!(
             track.planes[&10].bounds().unwrap(),

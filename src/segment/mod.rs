@@ -8,6 +8,7 @@ mod assemble;
 mod link;
 mod plane;
 mod prepare;
+mod rules;
 
 use crate::inference::model::Manifest;
 use crate::inference::onnx;
@@ -17,9 +18,10 @@ use crate::localise::Located;
 use crate::mask::Mask;
 use crate::progress::Progress;
 use crate::segment::assemble::Scene;
-use crate::segment::link::{Keys, Rules, Sweep, Track};
+use crate::segment::link::{Sweep, Track};
 use crate::segment::plane::Rect;
 use crate::segment::prepare::{Frame, PLANE, Recipe, View};
+use crate::segment::rules::{Keys, Rules};
 use crate::structure::{Structure, Window};
 use crate::volume::Volume;
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, Axis, Ix4, s};
@@ -41,8 +43,8 @@ struct Limits {
     boxes_per_call: usize,
     /// Embeddings kept (2 MB each); beyond them the least recently used is encoded again when needed.
     embeddings: usize,
-    /// Masks with fewer voxels are noise.
-    min_voxels: usize,
+    /// Smaller masks are noise.
+    min_volume_ml: f64,
 }
 
 /// A mask with what the segmenter thinks of it.
@@ -72,7 +74,7 @@ impl Segmenter {
         let limits = Limits {
             boxes_per_call: count("boxes_per_call")?,
             embeddings: count("embeddings_kept")?,
-            min_voxels: count("min_voxels")?,
+            min_volume_ml: manifest.number("min_volume_ml")?,
         };
         let file = manifest.load_verified()?;
         let checkpoint = Checkpoint::read(&file)
@@ -109,10 +111,11 @@ impl Segmenter {
             view,
             frame,
             keys: Keys::new(&volume.grid, self.rules.encode_step_mm),
+            hu: volume.hu.view(),
         };
         let track = |located| Track::new(located, &volume.grid, &view, &frame, &scene.keys, &self.rules);
         let mut tracks: Vec<Option<Track<'_>>> = located.iter().map(track).collect();
-        self.follow(volume, &scene, tracks.iter_mut().flatten().collect(), progress)?;
+        self.follow(&scene, tracks.iter_mut().flatten().collect(), progress)?;
 
         let mut made: BTreeMap<usize, Outlined> = BTreeMap::new();
         let (places, tracks): (Vec<_>, Vec<_>) = tracks
@@ -121,7 +124,9 @@ impl Segmenter {
             .filter_map(|(place, track)| Some((place, track?)))
             .unzip();
         for ((place, track), mask) in places.iter().zip(&tracks).zip(assemble::assemble(&scene, &tracks)) {
-            if let Some(mask) = mask.filter(|mask| mask.voxel_count() >= self.limits.min_voxels) {
+            if let Some(mask) = mask
+                .filter(|mask| mask.voxel_count() as f64 * volume.grid.voxel_volume_ml() >= self.limits.min_volume_ml)
+            {
                 made.insert(
                     *place,
                     Outlined {
@@ -136,7 +141,10 @@ impl Segmenter {
             None => Outline::Empty {
                 structure: located.structure,
                 reason: if places.contains(&place) {
-                    "the network outlines nothing in the located box".into()
+                    format!(
+                        "the network outlines nothing plausible in the located box (at least {} ml)",
+                        self.limits.min_volume_ml
+                    )
                 } else {
                     "the located box does not touch the volume".into()
                 },
@@ -148,8 +156,7 @@ impl Segmenter {
     /// Runs all tracks, window by window.
     fn follow(
         &mut self,
-        volume: &Volume,
-        scene: &Scene,
+        scene: &Scene<'_>,
         tracks: Vec<&mut Track<'_>>,
         progress: &dyn Progress,
     ) -> Result<(), InferenceError> {
@@ -181,7 +188,7 @@ impl Segmenter {
                     }
                     let prompts: Vec<Vec<Rect>> = tracks.iter().map(|t| t.prompts(k, sweep, &self.rules)).collect();
                     if prompts.iter().any(|p| !p.is_empty()) {
-                        let embedding = self.embedding(volume, scene, window, k, &mut embeddings)?;
+                        let embedding = self.embedding(scene, window, k, &mut embeddings)?;
                         self.answer(scene, k, sweep, embedding, &mut tracks, &prompts)?;
                     }
                     progress.step(done + embeddings.seen.len());
@@ -196,8 +203,7 @@ impl Segmenter {
     /// The embedding of slice k, from memory or from the encoder.
     fn embedding(
         &mut self,
-        volume: &Volume,
-        scene: &Scene,
+        scene: &Scene<'_>,
         window: Window,
         k: usize,
         embeddings: &mut Embeddings,
@@ -205,7 +211,7 @@ impl Segmenter {
         if let Some(embedding) = embeddings.get(k) {
             return Ok(embedding);
         }
-        let slice = volume.hu.index_axis(Axis(0), k);
+        let slice = scene.hu.index_axis(Axis(0), k);
         let image = prepare::image(&self.recipe, &scene.view, &scene.frame, window, slice).into_dyn();
         let mut output = self
             .encoder
@@ -218,7 +224,7 @@ impl Segmenter {
     /// Asks the decoder about all boxes of slice k and hands each track its answers.
     fn answer(
         &mut self,
-        scene: &Scene,
+        scene: &Scene<'_>,
         k: usize,
         sweep: Sweep,
         embedding: ArrayD<f32>,
@@ -235,14 +241,14 @@ impl Segmenter {
             let (own, others) = rest.split_at(prompts.len());
             rest = others;
             let own: Vec<(ArrayView2<'_, f32>, f32)> = own.iter().map(|(logits, iou)| (logits.view(), *iou)).collect();
-            track.accept(k, sweep, &own, &self.rules);
+            track.accept(k, sweep, &own, &self.rules, &|at| scene.hu(k, at));
         }
         Ok(())
     }
 
     fn decode(
         &mut self,
-        scene: &Scene,
+        scene: &Scene<'_>,
         embedding: &ArrayD<f32>,
         boxes: &[Rect],
     ) -> Result<Vec<(Array2<f32>, f32)>, InferenceError> {

@@ -77,6 +77,15 @@ impl Plane {
         self.logits.iter().filter(|v| **v > 0.0).count()
     }
 
+    /// Mean of `value` over the mask.
+    pub fn mean(&self, value: &dyn Fn([usize; 2]) -> f32) -> f32 {
+        let within = self.logits.indexed_iter().filter(|(_, v)| **v > 0.0);
+        let sum: f32 = within
+            .map(|((y, x), _)| value([x + self.origin[0], y + self.origin[1]]))
+            .sum();
+        sum / self.area().max(1) as f32
+    }
+
     /// The box around the mask.
     pub fn bounds(&self) -> Option<Rect> {
         let mut bounds: Option<Rect> = None;

@@ -128,21 +128,10 @@ impl Recipe {
             Some(text) if text == no => Ok(false),
             _ => Err(manifest.refuse(format!("`{key}` must be \"{yes}\" or \"{no}\""))),
         };
-        let window = |name: &str| {
-            let pair = manifest
-                .raw
-                .get("windows")
-                .and_then(|w| w.get(name))
-                .and_then(toml::Value::as_array);
-            let number = |v: &toml::Value| v.as_integer().map(|v| v as f32);
-            match pair
-                .map(|pair| pair.iter().filter_map(number).collect::<Vec<_>>())
-                .as_deref()
-            {
-                Some([width, level]) if *width > 0.0 => Ok([level - width / 2.0, level + width / 2.0]),
-                _ => Err(manifest.refuse(format!("`windows.{name}` must be [width, level] in whole HU"))),
-            }
-        };
+        let windows = per_window(manifest, "windows")?.map(|[width, level]| [level - width / 2.0, level + width / 2.0]);
+        if windows.iter().any(|[low, high]| low >= high) {
+            return Err(manifest.refuse("`windows` must be [width, level], with a width above 0".into()));
+        }
         let input_size = manifest.number("input_size")? as usize;
         if !(PLANE..=4096).contains(&input_size) {
             return Err(manifest.refuse(format!("input_size {input_size} is not between {PLANE} and 4096")));
@@ -151,17 +140,44 @@ impl Recipe {
             input_size,
             stretch: choice("resize", "stretch", "longest_side")?,
             cubic: choice("enlarge", "cubic", "linear")?,
-            windows: [window("soft")?, window("bone")?, window("lung")?],
+            windows,
         })
     }
+}
 
-    fn window(&self, window: Window) -> [f32; 2] {
-        self.windows[match window {
-            Window::Soft => 0,
-            Window::Bone => 1,
-            Window::Lung => 2,
-        }]
+/// A window's place in the manifest's tables.
+pub trait WindowIndex {
+    fn index(self) -> usize;
+}
+
+impl WindowIndex for Window {
+    fn index(self) -> usize {
+        match self {
+            Self::Soft => 0,
+            Self::Bone => 1,
+            Self::Lung => 2,
+        }
     }
+}
+
+/// A pair of whole numbers for soft, bone and lung: the manifest's table `key`.
+pub fn per_window(manifest: &Manifest, key: &str) -> Result<[[f32; 2]; 3], InferenceError> {
+    let mut pairs = [[0.0; 2]; 3];
+    for (name, pair) in ["soft", "bone", "lung"].into_iter().zip(&mut pairs) {
+        let written = manifest
+            .raw
+            .get(key)
+            .and_then(|table| table.get(name))
+            .and_then(toml::Value::as_array);
+        let numbers: Vec<f32> = written
+            .into_iter()
+            .flatten()
+            .filter_map(|v| v.as_integer().map(|v| v as f32))
+            .collect();
+        *pair = <[f32; 2]>::try_from(numbers)
+            .map_err(|_| manifest.refuse(format!("`{key}.{name}` must be two whole numbers")))?;
+    }
+    Ok(pairs)
 }
 
 /// A view's place in the image and in the plane.
@@ -215,7 +231,7 @@ impl Frame {
 
 /// The network's input for one stored slice `[j, i]` of HU: `[1, 1, size, size]`.
 pub fn image(recipe: &Recipe, view: &View, frame: &Frame, window: Window, stored: ArrayView2<'_, i16>) -> Array4<f32> {
-    let [low, high] = recipe.window(window);
+    let [low, high] = recipe.windows[window.index()];
     let shown = view
         .turn(stored)
         .mapv(|hu| (f32::from(hu).clamp(low, high) - low) / (high - low) * 255.0);
