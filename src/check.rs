@@ -1,8 +1,8 @@
 //! `medlsamd check`: every problem of configuration, models, providers and destinations at once, each with a hint.
 
-use crate::exit::Exit;
 use crate::config::{Config, Problem};
 use crate::engines;
+use crate::exit::Exit;
 use crate::net;
 use crate::net::scu::{self, Dial};
 use crate::table;

@@ -156,7 +156,10 @@ fn tell_assignments(engines: &Engines) {
     for assignment in engines.assignments() {
         let provider = &assignment.provider;
         tracing::info!(model = assignment.model, provider, nodes = ?assignment.nodes, "model loaded");
-        assignment.warnings.iter().for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
+        assignment
+            .warnings
+            .iter()
+            .for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
     }
 }
 

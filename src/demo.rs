@@ -1,17 +1,17 @@
 //! `medlsamd demo`: starts the daemon on loopback with a configuration of its own, pushes a real CT to it as a scanner would,
 //! and shows what came of it.
 
-use crate::exit::Exit;
-use crate::terminal::Shown;
 use crate::config::{Config, Peer, Permission, Protocol, Written};
 use crate::daemon::Daemon;
 use crate::dicom::ae::{Address, AeTitle};
+use crate::exit::Exit;
 use crate::job::{Job, State};
 use crate::net::{self, scu};
 use crate::nifti;
 use crate::pipeline::{Report, Verdict};
 use crate::process;
 use crate::sample::{self, Label};
+use crate::terminal::Shown;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -18,7 +18,6 @@ impl Default for Shown {
             bar: Mutex::new(None),
         }
     }
-
 }
 
 impl Shown {

@@ -1,11 +1,11 @@
 //! `medlsamd process`.
 
-use crate::terminal::Shown;
 use crate::cli::print;
 use crate::config::Config;
-use crate::exit::Exit;
 use crate::engines;
+use crate::exit::Exit;
 use crate::process::{self, Order, Processed};
+use crate::terminal::Shown;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]

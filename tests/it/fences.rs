@@ -36,7 +36,10 @@ fn names(line: &str, thing: &str) -> bool {
 #[test]
 fn files_and_functions_stay_readable() {
     let mut wrong = Vec::new();
-    for file in source::files().into_iter().filter(|file| !file.path.ends_with("tests.rs")) {
+    for file in source::files()
+        .into_iter()
+        .filter(|file| !file.path.ends_with("tests.rs"))
+    {
         let lines = file.code().count();
         if lines > 500 && file.module != "structure" {
             wrong.push(format!("{}: {lines} lines outside tests (500)", file.path));

@@ -27,7 +27,10 @@ fn systemd_is_told_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let mut daemon = Served::prepare(&Setup { config: CONFIG, environment: &[] });
+    let mut daemon = Served::prepare(&Setup {
+        config: CONFIG,
+        environment: &[],
+    });
     daemon.launch(&[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "900000")]);
     let patience = Duration::from_secs(30);
     let said = notifications(&socket, |text| text.matches("WATCHDOG=1").count() >= 3, patience);
@@ -40,9 +43,16 @@ fn systemd_is_told_ready_alive_and_stopping() {
 }
 
 fn medlsamd(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_medlsamd")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_medlsamd"))
+        .args(arguments)
+        .output()
+        .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().unwrap(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 #[test]
@@ -53,7 +63,10 @@ fn exit_codes_tell_scripts_what_went_wrong() {
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("/nowhere/medlsamd.toml"), "{stderr}");
 
-    let daemon = Served::prepare(&Setup { config: CONFIG, environment: &[] });
+    let daemon = Served::prepare(&Setup {
+        config: CONFIG,
+        environment: &[],
+    });
     let config = daemon.config_path();
     let config = config.to_str().unwrap();
     let (code, _, stderr) = medlsamd(&["jobs", "list", "--config", config]);
@@ -64,14 +77,23 @@ fn exit_codes_tell_scripts_what_went_wrong() {
 
 #[test]
 fn check_reports_every_problem_at_once_and_all_is_well_when_it_is() {
-    let daemon = Served::prepare(&Setup { config: CONFIG, environment: &[] });
+    let daemon = Served::prepare(&Setup {
+        config: CONFIG,
+        environment: &[],
+    });
     let (code, stdout, stderr) = medlsamd(&["check", "--config", daemon.config_path().to_str().unwrap()]);
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("provider cpu") && stdout.contains("lite_medsam"), "{stdout}");
+    assert!(
+        stdout.contains("provider cpu") && stdout.contains("lite_medsam"),
+        "{stdout}"
+    );
 
     let bad = "[[peer]]\nae_title = \"MUCH_TOO_LONG_A_TITLE\"\nhost = \"any\"\nmay = []\n\
                [[protocol]]\nname = \"x\"\nstructures = [\"soul\"]\nsend_to = [\"NOWHERE\"]\n";
-    let daemon = Served::prepare(&Setup { config: bad, environment: &[] });
+    let daemon = Served::prepare(&Setup {
+        config: bad,
+        environment: &[],
+    });
     let (code, stdout, _) = medlsamd(&["check", "--config", daemon.config_path().to_str().unwrap()]);
     assert_eq!(code, 2, "{stdout}");
     for complaint in ["MUCH_TOO_LONG_A_TITLE", "soul", "NOWHERE"] {
@@ -82,11 +104,17 @@ fn check_reports_every_problem_at_once_and_all_is_well_when_it_is() {
 /// A provider written by name that does not load stops the daemon, unless the operator said otherwise: never in silence.
 #[test]
 fn a_named_provider_that_does_not_load_is_never_passed_over_in_silence() {
-    let daemon = Served::prepare(&Setup { config: CONFIG, environment: &[] });
+    let daemon = Served::prepare(&Setup {
+        config: CONFIG,
+        environment: &[],
+    });
     let path = daemon.config_path();
     let text = std::fs::read_to_string(&path).unwrap();
     let wish = |strict: bool| {
-        let wished = text.replace("providers = [\"cpu\"]", &format!("providers = [\"cuda\", \"cpu\"]\nstrict = {strict}"));
+        let wished = text.replace(
+            "providers = [\"cpu\"]",
+            &format!("providers = [\"cuda\", \"cpu\"]\nstrict = {strict}"),
+        );
         std::fs::write(&path, wished).unwrap();
     };
     let config = path.to_str().unwrap();
