@@ -8,6 +8,7 @@ mod template;
 use crate::config::{Config, Problem};
 use crate::exit::Exit;
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -134,7 +135,8 @@ fn start_log(level: &str, format: &str) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start (tests) keeps the first.
     let _ = if format == "json" {
         log.json().try_init()

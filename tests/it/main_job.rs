@@ -125,12 +125,12 @@ fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
     let files = data::unpack(&root.join("dicom/crlm_1006.zip"), folder.path());
     let (late, early) = outermost(&files);
     early.iter().for_each(|file| orthanc.upload(file));
-    orthanc.push_all();
+    orthanc.push_ct();
     let first = daemon.wait_for_jobs(1, PATIENCE).remove(0);
     assert_eq!(first.state, State::Done, "{:?}", first.reason);
 
     orthanc.upload(&late);
-    orthanc.push_all();
+    orthanc.push_ct();
     let jobs = daemon.wait_for_jobs(2, PATIENCE);
     assert_eq!(jobs.len(), 2);
     let second = &jobs[1];

@@ -93,10 +93,10 @@ impl Orthanc {
         self.request("POST", "/instances", &std::fs::read(file).unwrap());
     }
 
-    /// Pushes everything it has to the daemon by C-STORE.
-    pub fn push_all(&self) {
-        let studies = self.get("/studies");
-        let body = json!({ "Resources": studies, "Synchronous": true });
+    /// Pushes every CT series it has to the daemon by C-STORE.
+    pub fn push_ct(&self) {
+        let series: Vec<String> = self.series("CT").into_iter().map(|(id, _)| id).collect();
+        let body = json!({ "Resources": series, "Synchronous": true });
         self.request("POST", "/modalities/medlsam/store", body.to_string().as_bytes());
     }
 
