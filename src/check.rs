@@ -136,12 +136,10 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
                 cause,
                 "install its libraries, or take it out of inference.providers",
             ),
-            Err(cause) if asked.contains(&provider) => Finding::bad(
-                3,
-                subject,
-                format!("WARNING, another provider is used instead: {cause}"),
-                "inference.strict = false lets the daemon run all the same",
-            ),
+            // Loud, but no failure: the operator allowed it, and the unit runs this check before every start.
+            Err(cause) if asked.contains(&provider) => {
+                Finding::fine(subject, format!("WARNING, another provider is used instead: {cause}"))
+            }
             Err(cause) => Finding::fine(subject, format!("not available: {cause}")),
         });
     }
