@@ -3,6 +3,7 @@
 //! Needs the runtime library and the weights (`MEDLSAMD_TEST_CACHE`) and a labelled CT (`MEDLSAMD_TEST_DATA`). The labels are
 //! TotalSegmentator's, so a Dice says how far two programs agree.
 
+use crate::support::stop::Stop;
 use medlsamd::geometry::{Box3, Grid};
 use medlsamd::inference::model::Manifest;
 use medlsamd::inference::onnx;
@@ -11,7 +12,7 @@ use medlsamd::inference::runtime::{Choice, Feed, InferenceError, Runtime, Weight
 use medlsamd::localise::{Located, Section};
 use medlsamd::mask::Mask;
 use medlsamd::nifti;
-use medlsamd::progress::{Progress, Silent};
+use medlsamd::progress::Silent;
 use medlsamd::segment::{Outline, Segmenter};
 use medlsamd::structure::{self, Linking, Structure};
 use medlsamd::volume::Volume;
@@ -237,14 +238,6 @@ fn a_volume_stored_otherwise_gives_the_same_voxels() {
 
 #[test]
 fn a_box_outside_the_volume_is_empty_and_a_cancelled_job_stops() {
-    struct Stop;
-    impl Progress for Stop {
-        fn stage(&self, _: &'static str, _: usize) {}
-        fn step(&self, _: usize) {}
-        fn cancelled(&self) -> bool {
-            true
-        }
-    }
     let Some(case) = totalseg() else { return };
     let mut located = [case.locate(structure::by_name("gallbladder").unwrap()).unwrap()];
     let mut segmenter = segmenter();
