@@ -10,6 +10,7 @@ mod real_series;
 mod localising;
 mod localising_measured;
 mod segmenting;
+mod medsam_vit_b;
 mod results;
 mod network;
 mod network_peers;
