@@ -10,6 +10,7 @@ mod real_series;
 mod localising;
 mod localising_measured;
 mod segmenting;
+mod misplaced;
 mod medsam_vit_b;
 mod results;
 mod network;
