@@ -1,6 +1,8 @@
-use super::*;
+//! Drawn answers of the network, and what a track makes of them.
+
 use crate::geometry::PatientPoint;
 use crate::localise::Section;
+use crate::segment::link::*;
 use crate::segment::prepare::PLANE;
 use crate::segment::prepare::tests::recipe;
 use crate::segment::rules::Beyond;
