@@ -13,7 +13,7 @@ use ndarray::{Array2, Array3, ArrayView3, Axis};
 const ABSENT: f32 = -3.0;
 
 /// A structure is much smaller than one that has so many times its voxels.
-const MUCH_SMALLER: usize = 2;
+const MUCH_SMALLER: usize = 4;
 
 /// The stored slices, and how they, the view and the plane lie to each other.
 pub struct Scene<'a> {
