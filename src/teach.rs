@@ -2,7 +2,7 @@
 
 use crate::geometry::{Box3, Grid, Vec3};
 use crate::inference::runtime::InferenceError;
-use crate::localise::bank::{Bank, Cubes, Landmark, Pattern, Template};
+use crate::localise::bank::{Bank, Cubes, Landmark, Part, Pattern, Template};
 use crate::localise::canonical::Observation;
 use crate::localise::{Face, Localiser, Section, coarse};
 use crate::nifti::NiftiError;
@@ -137,12 +137,13 @@ pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, 
 }
 
 fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Pattern, String> {
-    let sections: Vec<Section> = placed.sections.iter().map(PlacedSection::bounds).collect();
-    let mut pattern = Pattern {
-        sections,
-        ..Pattern::default()
-    };
-    pattern.sections.sort_by(|a, b| a.z_mm[0].total_cmp(&b.z_mm[0]));
+    let mut pattern = Pattern::default();
+    for section in &placed.sections {
+        pattern.parts.push(part(observation, section.bounds())?);
+    }
+    pattern
+        .parts
+        .sort_by(|a, b| a.bounds.z_mm[0].total_cmp(&b.bounds.z_mm[0]));
     for face in Face::ALL {
         let real = placed.extremes.get(&face).filter(|_| !placed.cut.contains(&face));
         let Some(at) = real.copied().or_else(|| cut_point(placed, face)) else {
@@ -154,10 +155,7 @@ fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Patter
         let body = coarse::body_coordinate(&observation.seen, at).ok_or(format!(
             "{face:?} at {at:.0?} mm lies where the volume shows no patient"
         ))?;
-        let cubes = real.map(|at| Cubes {
-            fine: observation.fine.cube(*at),
-            coarse: observation.coarse.cube(*at),
-        });
+        let cubes = real.map(|at| cubes(observation, *at));
         pattern.landmarks[face as usize] = Some(Landmark { at, body, cubes });
     }
     for axis in 0..3 {
@@ -172,6 +170,25 @@ fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Patter
         }
     }
     Ok(pattern)
+}
+
+fn cubes(observation: &Observation, at: Vec3) -> Cubes {
+    Cubes {
+        fine: observation.fine.cube(at),
+        coarse: observation.coarse.cube(at),
+    }
+}
+
+fn part(observation: &Observation, bounds: Section) -> Result<Part, String> {
+    let middle = bounds.middle();
+    if !middle.iter().all(|v| v.is_finite()) {
+        return Err("a part is not finite".into());
+    }
+    let body = coarse::body_coordinate(&observation.seen, middle).ok_or(format!(
+        "a part about {middle:.0?} mm lies where the volume shows no patient"
+    ))?;
+    let cubes = cubes(observation, middle);
+    Ok(Part { bounds, body, cubes })
 }
 
 /// Where the field of view cut a structure: as far as its other points and parts reach on that side.

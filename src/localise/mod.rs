@@ -2,7 +2,8 @@
 //!
 //! One pass of a network over the whole volume gives every voxel a body coordinate and features ([`canonical`]). A template's
 //! point is then expected where its body coordinate lies ([`coarse`]), recognised nearby by its features ([`fine`]), all points
-//! of a volume are aligned together ([`align`], [`search`]), six points make a box ([`boxes`]), and the doubts are counted
+//! of a volume are aligned together ([`align`], [`search`]), six points make a box ([`boxes`])
+//! and its parts along z ([`parts`]), and the doubts are counted
 //! ([`verdict`]). A structure outside the field of view is left out with a reason, never invented.
 
 pub mod bank;
@@ -12,6 +13,7 @@ pub mod fine;
 pub mod align;
 pub mod search;
 pub mod boxes;
+pub mod parts;
 pub mod verdict;
 
 use crate::geometry::Box3;
@@ -180,8 +182,7 @@ pub fn find(
         if let Some(reason) = verdict::out_of_view(search, &framed, bounds, thresholds) {
             return not_found(reason);
         }
-        let signals = verdict::signals(search, &framed, bounds);
-        let verdict::Verdict { confidence, mut doubts } = verdict::weigh(signals, &framed.repairs, thresholds);
+        let verdict::Verdict { confidence, mut doubts } = verdict::judge(search, &framed, bounds, thresholds);
         if confidence < thresholds.not_found {
             return not_found(format!("not recognised: {}", doubts.join("; ")));
         }
@@ -189,10 +190,10 @@ pub fn find(
             let share = 100.0 * framed.shown.iter().product::<f64>();
             doubts.push(format!("cut by the field of view, about {share:.0} % of it is shown"));
         }
-        let sections = boxes::sections(search, &framed, &alignment, observation);
+        let sections = parts::sections(search, &framed, &alignment, observation);
         Finding::Located(Located {
             structure,
-            bounds: boxes::fit_to_sections(&framed, &sections),
+            bounds: parts::fit_to_sections(&framed, &sections),
             sections,
             truncated: framed.truncated,
             confidence: confidence as f32,
