@@ -8,7 +8,6 @@ mod settings;
 mod assembly;
 mod real_series;
 mod localising;
-mod localising_measured;
 mod segmenting;
 mod results;
 mod network;
