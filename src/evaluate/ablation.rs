@@ -7,6 +7,7 @@ use crate::localise::bank::Bank;
 use crate::localise::boxes;
 use crate::localise::search::{self, Steps};
 use crate::progress::Progress;
+use crate::structure::Structure;
 use serde::Serialize;
 
 /// How many choices of templates the mean is taken over where not all are used.
@@ -59,25 +60,29 @@ pub struct Worth {
 impl Variant {
     /// Localises all structures of the volume in this way; `None` when cancelled.
     pub fn measure(&self, case: &Case<'_>, tally: &mut Tally, progress: &dyn Progress) -> Option<()> {
+        let whole = |s: &&'static Structure| {
+            let placed = case.truth.placed.get(s.name)?;
+            let real = placed.bounds().filter(|_| placed.cut.is_empty())?;
+            Some((*s, placed, real))
+        };
+        let judged = case.judged();
+        let whole: Vec<_> = judged.iter().filter_map(whole).collect();
+        if whole.is_empty() {
+            return Some(());
+        }
         let choices = if self.templates.is_some() { CHOICES } else { 1 };
         for choice in 0..choices {
             let reduced = self.templates.map(|count| choose(case.bank, count, choice));
             let bank = reduced.as_ref().unwrap_or(case.bank);
             let (searches, alignment) = search::search(case.observation, bank, self.steps, progress)?;
-            for structure in case.judged() {
-                let Some(placed) = case.truth.placed.get(structure.name) else {
-                    continue;
-                };
-                let Some(real) = placed.bounds().filter(|_| placed.cut.is_empty()) else {
-                    continue;
-                };
-                let found = searches.iter().find(|s| s.structure == structure);
+            for (structure, placed, real) in &whole {
+                let found = searches.iter().find(|s| s.structure == *structure);
                 let framed = found.and_then(|s| boxes::frame(s, &alignment, &case.observation.bounds));
                 let found_box = framed.map(|f| f.visible).filter(|b| b.is_proper());
-                tally.box_iou.push(found_box.map_or(0.0, |b| box_iou(&b, &real)));
+                tally.box_iou.push(found_box.map_or(0.0, |b| box_iou(&b, real)));
                 tally
                     .wall_distance_mm
-                    .extend(found_box.map(|b| wall_distance_mm(&b, &real)));
+                    .extend(found_box.map(|b| wall_distance_mm(&b, real)));
                 tally
                     .landmark_error_mm
                     .extend(found.and_then(|s| landmark_error(placed, s)));

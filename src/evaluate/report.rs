@@ -93,6 +93,9 @@ pub fn summaries(rows: &[Row]) -> Vec<Summary> {
         for (over, whole_only) in [("fully in view", true), ("all", false)] {
             let wanted = |r: &&Row| r.box_iou.is_some() && (!whole_only || r.view == View::Whole);
             let rows: Vec<&Row> = rows.iter().filter(|r| r.group == group).filter(wanted).collect();
+            if rows.is_empty() {
+                continue;
+            }
             let of = |c: &Column| Some((c.key, mean(rows.iter().filter_map(|r| (c.value)(r)))?));
             let means: BTreeMap<&'static str, Mean> = COLUMNS.iter().filter_map(of).collect();
             let dsc_kept = means.get("dsc").zip(means.get("true_box_dsc"));
@@ -162,6 +165,10 @@ pub fn case_table(rows: &[Row]) -> String {
         .iter()
         .filter(|r| r.box_iou.is_some() || matches!(r.judgement, Judgement::FalseFind | Judgement::Miss))
         .collect();
+    if shown.is_empty() {
+        let judged = rows.iter().filter(|r| r.judgement != Judgement::Unjudged).count();
+        return format!("{judged} structures known to be there or not, every answer right\n");
+    }
     let columns: Vec<&Column> = COLUMNS
         .iter()
         .filter(|c| shown.iter().any(|r| (c.value)(r).is_some()))
@@ -178,7 +185,7 @@ pub fn case_table(rows: &[Row]) -> String {
         };
         let verdict = match (r.judgement, r.answer) {
             (Judgement::FalseFind, Answer::LowConfidence) => "FALSE FIND, low confidence: ",
-            (Judgement::FalseFind, _) => "FALSE FIND ",
+            (Judgement::FalseFind, _) => "FALSE FIND: ",
             (Judgement::Miss, _) => "MISSED: ",
             (_, Answer::LowConfidence) => "low confidence: ",
             (_, Answer::NotFound) => "not found: ",
@@ -230,7 +237,11 @@ pub fn closing(rows: &[Row], worth: &[Worth]) -> String {
             s.dsc_kept.map_or_else(|| "-".into(), |q| format!("{q:.3}"))
         });
     }
-    let mut text = format!("\n{}\n{}", table::render(&header, &lines), presence_table(rows));
+    let mut text = String::new();
+    if !summaries.is_empty() {
+        text.push_str(&format!("\n{}", table::render(&header, &lines)));
+    }
+    text.push_str(&format!("\n{}", presence_table(rows)));
     if !worth.is_empty() {
         text.push_str(&format!("\n{}", worth_table(worth, &show)));
     }

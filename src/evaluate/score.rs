@@ -268,7 +268,7 @@ mod tests {
 
     fn located(size: f64) -> Finding {
         Finding::Located(Located {
-            structure: by_name("liver").unwrap(),
+            structure: by_name("kidney_left").unwrap(),
             bounds: placed(size, &[]).bounds().unwrap(),
             sections: Vec::new(),
             truncated: Vec::new(),
@@ -280,15 +280,15 @@ mod tests {
 
     fn not_found() -> Finding {
         Finding::NotFound {
-            structure: by_name("liver").unwrap(),
+            structure: by_name("kidney_left").unwrap(),
             reason: "nowhere".into(),
         }
     }
 
     fn truth(presence: Presence, points: Option<PlacedStructure>) -> Truth {
         Truth {
-            presence: BTreeMap::from([("liver", presence)]),
-            placed: points.map(|p| ("liver".to_owned(), p)).into_iter().collect(),
+            presence: BTreeMap::from([("kidney_left", presence)]),
+            placed: points.map(|p| ("kidney_left".to_owned(), p)).into_iter().collect(),
             ..Truth::default()
         }
     }
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(row(&absent, &located(50.0)).judgement, Judgement::FalseFind);
         assert_eq!(row(&absent, &not_found()).judgement, Judgement::Right);
         assert_eq!(row(&absent, &located(50.0)).box_iou, None);
-        // no template says how large a liver is, so nobody can say whether what is left of it is much
+        // no template says how large a kidney is, so nobody can say whether what is left of it is much
         let cut = truth(Presence::Cut, Some(placed(100.0, &[Face::ZMin])));
         assert_eq!(row(&cut, &not_found()).judgement, Judgement::Unjudged);
         assert_eq!(row(&cut, &located(50.0)).judgement, Judgement::Right);

@@ -90,7 +90,7 @@ pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Vec<u
         );
     }
     if !references.is_empty() {
-        canvas.write(COLUMNS * CELL + 14, height - 24, WHITE, "WHITE: REFERENCE");
+        canvas.write(COLUMNS * CELL + 14, height - 24, WHITE, "REFERENCE IN WHITE");
     }
     legend(&mut canvas, masks, volume.grid.voxel_volume_ml());
     encode(&canvas)

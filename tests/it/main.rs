@@ -8,6 +8,7 @@ mod settings;
 mod assembly;
 mod real_series;
 mod localising;
+mod measuring;
 mod segmenting;
 mod results;
 mod network;
