@@ -112,7 +112,8 @@ struct Envelope {
 
 impl Envelope {
     fn lower(&mut self, f: &[f64], step_mm: f64) {
-        (self.roots.clear(), self.starts.clear());
+        self.roots.clear();
+        self.starts.clear();
         self.holds = 0;
         let square = step_mm * step_mm;
         for (q, height) in f.iter().enumerate().filter(|(_, v)| v.is_finite()) {
@@ -123,7 +124,8 @@ impl Envelope {
                 if start > self.starts[self.starts.len() - 1] {
                     break;
                 }
-                (self.roots.pop(), self.starts.pop());
+                self.roots.pop();
+                self.starts.pop();
                 start = f64::NEG_INFINITY;
             }
             self.roots.push(q);

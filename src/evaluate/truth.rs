@@ -109,20 +109,22 @@ impl Truth {
         };
         let Some(bounds) = placed.bounds() else { return false };
         let patterns = bank.patterns(structure.name);
-        let mut shown = bounds.size_mm().map(|_| Some(1.0));
-        for axis in 0..3 {
-            if Face::of_axis(axis).iter().any(|face| placed.cut.contains(face)) {
-                let usual = median(patterns.iter().filter_map(|(_, p)| p.size_mm()[axis]));
-                shown[axis] = (usual > 0.0).then(|| (bounds.size_mm()[axis] / usual).min(1.0));
+        let size = bounds.size_mm();
+        let shown = [0, 1, 2].map(|axis| {
+            let cut = Face::of_axis(axis).iter().any(|face| placed.cut.contains(face));
+            let usual = median(patterns.iter().filter_map(|(_, p)| p.size_mm()[axis]));
+            match cut {
+                false => Some(1.0),
+                true => (usual > 0.0).then(|| (size[axis] / usual).min(1.0)),
             }
-        }
+        });
         if let [Some(x), Some(y), Some(z)] = shown
             && x * y * z >= thresholds.in_view
         {
             return true;
         }
         let across = [shown[0], shown[1]].iter().flatten().copied().fold(1.0, f64::min);
-        let long = structure.linking == Linking::Sections && bounds.size_mm()[2] >= thresholds.in_view_long_mm;
+        let long = structure.linking == Linking::Sections && size[2] >= thresholds.in_view_long_mm;
         long && across >= thresholds.in_view
     }
 }
@@ -235,5 +237,17 @@ mod tests {
         let without = |n: usize| Truth::of_points(&all[n], &all).without.into_iter().collect::<Vec<_>>();
         assert_eq!(without(0), ["a1", "a2"]);
         assert_eq!(without(2), ["b"]);
+        let template = || crate::localise::bank::Template {
+            source: String::new(),
+            licence: String::new(),
+            made_by: String::new(),
+            patterns: BTreeMap::new(),
+        };
+        let bank = Bank {
+            templates: ["a1", "a2", "b"].map(|id| (id.to_owned(), template())).into(),
+            ..Bank::default()
+        };
+        let others = Truth::of_points(&all[1], &all).others(&bank);
+        assert_eq!(others.templates.into_keys().collect::<Vec<_>>(), ["b"]);
     }
 }
