@@ -39,11 +39,40 @@ pub enum TeachError {
 pub struct Placed {
     /// Id of the template.
     pub volume: String,
+    /// Volumes of one patient bear one name, so that they are left out together when the bank is measured; else the id.
+    #[serde(default)]
+    pub patient: Option<String>,
     #[serde(default)]
     pub source: String,
     pub licence: String,
     pub made_by: String,
     pub structures: BTreeMap<String, PlacedStructure>,
+    /// Which structures the volume shows, also those without points; what could not be judged is not there.
+    #[serde(default)]
+    pub presence: BTreeMap<String, Presence>,
+}
+
+/// Whether a volume shows a structure. As JSON: `true`, `"cut"` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub enum Presence {
+    Whole,
+    /// The field of view cuts it.
+    Cut,
+    Absent,
+}
+
+impl TryFrom<serde_json::Value> for Presence {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, String> {
+        match value {
+            serde_json::Value::Bool(true) => Ok(Self::Whole),
+            serde_json::Value::Bool(false) => Ok(Self::Absent),
+            serde_json::Value::String(word) if word == "cut" => Ok(Self::Cut),
+            other => Err(format!("presence is true, \"cut\" or false, not {other}")),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,7 +113,7 @@ pub struct PlacedSection {
 }
 
 impl PlacedSection {
-    fn bounds(&self) -> Section {
+    pub fn bounds(&self) -> Section {
         Section {
             z_mm: self.z_mm,
             y_mm: [self.y_min[1], self.y_max[1]],
@@ -123,10 +152,12 @@ pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, 
     }
     let Placed {
         volume: _,
+        patient: _,
         source,
         licence,
         made_by,
         structures: _,
+        presence: _,
     } = placed.clone();
     Ok(Template {
         source,
@@ -294,6 +325,20 @@ fn extreme(points: &[Vec3], face: Face, half_mm: f64) -> Vec3 {
     let mut point = outermost[0];
     point[axis] = sign * far + sign * half_mm;
     point
+}
+
+/// The names of a label volume, from the `labels.json` (`{"labels": {"1": "spleen", …}}`) beside it.
+pub fn label_names(volume: &Path) -> Result<BTreeMap<u16, String>, TeachError> {
+    #[derive(Deserialize)]
+    struct Names {
+        labels: BTreeMap<u16, String>,
+    }
+    let beside = volume.with_file_name("labels.json");
+    let input = |problem: String| TeachError::Input(format!("{}: {problem}", beside.display()));
+    let text =
+        std::fs::read(&beside).map_err(|e| input(format!("{e}; it names the labels of {}", volume.display())))?;
+    let names: Names = serde_json::from_slice(&text).map_err(|e| input(e.to_string()))?;
+    Ok(names.labels)
 }
 
 /// Our structure for a label name of another tool (TotalSegmentator's spelling); lobes of a lung are parts of it.

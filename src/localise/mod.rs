@@ -19,8 +19,10 @@ pub mod verdict;
 use crate::geometry::Box3;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{InferenceError, Runtime, Session};
+use crate::localise::align::Alignment;
 pub use crate::localise::bank::Bank;
 use crate::localise::canonical::{Canonical, Observation};
+use crate::localise::search::{Search, Steps};
 use crate::localise::verdict::Thresholds;
 use crate::progress::Progress;
 use crate::structure::Structure;
@@ -169,14 +171,25 @@ pub fn find(
     thresholds: &Thresholds,
     progress: &dyn Progress,
 ) -> Option<Vec<Finding>> {
-    let (searches, alignment) = search::search(observation, bank, progress)?;
+    let (searches, alignment) = search::search(observation, bank, Steps::All, progress)?;
+    Some(judge(observation, &searches, &alignment, wanted, thresholds))
+}
+
+/// The same from a search that was made already.
+pub fn judge(
+    observation: &Observation,
+    searches: &[Search<'_>],
+    alignment: &Alignment,
+    wanted: &[&'static Structure],
+    thresholds: &Thresholds,
+) -> Vec<Finding> {
     let finding = |structure: &'static Structure| {
         let not_found = |reason: String| Finding::NotFound { structure, reason };
         let Some(search) = searches.iter().find(|s| s.structure == structure) else {
             return not_found("no template shows it".into());
         };
         let bounds = &observation.bounds;
-        let Some(framed) = boxes::frame(search, &alignment, bounds) else {
+        let Some(framed) = boxes::frame(search, alignment, bounds) else {
             return not_found("the templates do not bound it, or its faces crossed".into());
         };
         if let Some(reason) = verdict::out_of_view(search, &framed, bounds, thresholds) {
@@ -190,7 +203,7 @@ pub fn find(
             let share = 100.0 * framed.shown.iter().product::<f64>();
             doubts.push(format!("cut by the field of view, about {share:.0} % of it is shown"));
         }
-        let sections = parts::sections(search, &framed, &alignment, observation);
+        let sections = parts::sections(search, &framed, alignment, observation);
         Finding::Located(Located {
             structure,
             bounds: parts::fit_to_sections(&framed, &sections),
@@ -201,5 +214,5 @@ pub fn find(
             reasons: doubts,
         })
     };
-    Some(wanted.iter().map(|s| finding(s)).collect())
+    wanted.iter().map(|s| finding(s)).collect()
 }

@@ -143,6 +143,7 @@ impl Patient {
             licence: "none".into(),
             made_by: "test".into(),
             structures: BTreeMap::from([("liver".to_owned(), placed)]),
+            ..Placed::default()
         }
     }
 

@@ -8,7 +8,7 @@ mod settings;
 mod assembly;
 mod real_series;
 mod localising;
-mod localising_measured;
+mod measuring;
 mod segmenting;
 mod results;
 mod network;

@@ -18,6 +18,8 @@ SOURCE = {"acrin_breast_001_a": ("ACRIN-FLT-Breast", "CC BY 3.0"), "acrin_breast
           "cmb_crc_01068": ("CMB-CRC", "CC BY 4.0"), "cptac_gbm_01192": ("CPTAC-GBM", "CC BY 3.0"),
           "cptac_pda_00189": ("CPTAC-PDA", "CC BY 3.0"), "crlm_1004": ("Colorectal-Liver-Metastases", "CC BY 4.0"),
           "crlm_1006": ("Colorectal-Liver-Metastases", "CC BY 4.0"), "lidc_0314": ("LIDC-IDRI", "CC BY 3.0")}
+# several volumes of one patient; the others' patient is the volume
+PATIENT = {"acrin_breast_001_a": "acrin_breast_001", "acrin_breast_001_b": "acrin_breast_001"}
 # outlined but not trusted
 DROP = {"lidc_0314": ["lung_right"]}  # collapse and effusion
 FACES = ("z_min", "y_min", "x_min", "z_max", "y_max", "x_max")
@@ -86,7 +88,8 @@ def main():
                 structures[n] = entry(v, m, rule.get("cut", ()))
                 if "by_eye" in rule:
                     add_by_eye(structures[n], **rule["by_eye"])
-        head = {"volume": name, "file": name + ".nii.gz", "source": SOURCE[name][0], "licence": SOURCE[name][1],
+        patient = {"patient": PATIENT[name]} if name in PATIENT else {}
+        head = {"volume": name, **patient, "file": name + ".nii.gz", "source": SOURCE[name][0], "licence": SOURCE[name][1],
                 "made_by": "model-assisted, reviewed by eye, not by a physician", "presence": presence[name]}
         with open(os.path.join(a.out, name + ".json"), "w") as f:
             f.write("{\n" + "".join(" %s: %s,\n" % (json.dumps(k), json.dumps(x)) for k, x in head.items()) + ' "structures": {\n')
