@@ -187,7 +187,7 @@ fn lay(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation: &
             };
             let here = match cubes {
                 Some(_) => full[side][axis],
-                None => alignment.apply(coarse::target(&observation.seen, *body)?.at)[axis],
+                None => alignment.apply(coarse::target(&observation.seen, observation.range_mm, *body)?.at)[axis],
             };
             ends.push((at[axis], here));
         }
