@@ -126,10 +126,13 @@ def main():
     for name, features, step in (("fine", fine, 6.0), ("coarse", coarse, 12.0)):
         unit = published.unit(features).numpy()
         voxels = int(step / MM)
+        last = millimetres([np.array([SIZE[0], 0, SIZE[2]]) - (PATCH + 1) / 2])[0]  # the last voxels to S and L
         for tile in range(0, len(starts), 7):
-            # one voxel beyond the middle of the patch along each axis of the reference
+            # the voxel beyond the middle of the patch along each axis of the reference
             index = PATCH // voxels // 2
             place = millimetres([starts[tile]])[0] + step / 2
+            if place[0] > last[0] or place[2] > last[2]:
+                continue
             expected[name].append({"at": flip(place), "vector": [float(v) for v in unit[tile, :, index, index, index]]})
     (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 
