@@ -9,11 +9,12 @@ use medlsamd::inference::runtime::{Choice, InferenceError, Runtime};
 use medlsamd::localise::bank::Bank;
 use medlsamd::localise::{Face, Finding, Localiser};
 use medlsamd::progress::Silent;
-use medlsamd::structure;
 use medlsamd::teach::{self, Placed, PlacedStructure};
 use medlsamd::volume::Volume;
+use medlsamd::{nifti, structure};
 use ndarray::Array3;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 const SIZE: [usize; 3] = [84, 68, 76];
 const ORIGIN: Vec3 = [-118.5, -97.0, -431.0];
@@ -215,4 +216,29 @@ fn a_patch_model_refuses_the_bank_of_another() {
     let bank = Bank::read(&root().join("models/medlam/bank.bin")).unwrap();
     let error = load(&data(), bank).err().unwrap().to_string();
     assert!(error.contains("teach the templates again"), "{error}");
+}
+
+/// `MEDLSAMD_TEST_MODEL=DIR cargo test --test it locating_is_timed -- --ignored --nocapture`; our dense model where nothing is named.
+#[test]
+#[ignore = "a measurement; needs a quiet machine"]
+fn locating_is_timed() {
+    let dir = std::env::var_os("MEDLSAMD_TEST_MODEL").map_or_else(|| root().join("models/medlam"), PathBuf::from);
+    let bank = Bank::read(&dir.join("bank.bin")).unwrap_or_default();
+    let wanted = bank.structures();
+    let ct = nifti::read_ct(&root().join(".cache/sample/lidc_0001.nii.gz")).unwrap();
+    let mut localiser = load(&dir, bank).unwrap();
+    for run in 1..=3 {
+        let (started, busy) = (Instant::now(), localiser.session.busy);
+        let findings = localiser.locate(&ct, &wanted, &Silent).unwrap();
+        assert_eq!(findings.len(), wanted.len());
+        let seconds = started.elapsed().as_secs_f64();
+        let network = (localiser.session.busy - busy).as_secs_f64();
+        println!(
+            "{}, {:?} voxels, run {run}: {} structures in {seconds:.2} s, {network:.2} s of them the network, load {}",
+            localiser.manifest.name,
+            ct.grid.size,
+            wanted.len(),
+            std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
+        );
+    }
 }
