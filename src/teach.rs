@@ -470,6 +470,7 @@ mod tests {
                 at: [0.0; 3],
                 body: [0.0; 3],
             }],
+            range_mm: None,
             coarse: crate::localise::fine::Features::new(ndarray::Array4::zeros((2, 2, 2, 4)), [0.0; 3], 12.0, 2),
             fine: crate::localise::fine::Features::new(ndarray::Array4::zeros((4, 4, 4, 4)), [0.0; 3], 6.0, 4),
         };

@@ -99,7 +99,7 @@ fn stretched(mut parts: Vec<Section>, framed: &Framed) -> Vec<Section> {
 fn lay<'a>(pattern: &'a Pattern, framed: &Framed, alignment: &Alignment, observation: &Observation) -> Vec<Laid<'a>> {
     let line = height(pattern, framed, alignment, observation);
     let shifts = smoothed(pattern.parts.iter().map(|part| {
-        let target = coarse::target(&observation.seen, part.body)?;
+        let target = coarse::target(&observation.seen, observation.range_mm, part.body)?;
         Some(sub(alignment.apply(target.at), part.bounds.middle()))
     }));
     let expected = |(part, shift): (&Part, &Option<Vec3>)| {
@@ -151,7 +151,7 @@ fn height(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation
         let Landmark { at, body, cubes } = pattern.landmark(face)?;
         let here = match cubes {
             Some(_) => found,
-            None => alignment.apply(coarse::target(&observation.seen, *body)?.at)[2],
+            None => alignment.apply(coarse::target(&observation.seen, observation.range_mm, *body)?.at)[2],
         };
         Some((at[2], here))
     };

@@ -142,7 +142,7 @@ fn targets(observation: &Observation, pattern: &Pattern) -> Targets {
     let mut targets = pattern
         .landmarks
         .each_ref()
-        .map(|l| coarse::target(&observation.seen, l.as_ref()?.body));
+        .map(|l| coarse::target(&observation.seen, observation.range_mm, l.as_ref()?.body));
     let moved: Vec<Vec3> = (targets.iter().zip(&pattern.landmarks))
         .filter_map(|(target, l)| Some(sub(target.as_ref()?.at, l.as_ref()?.at)))
         .collect();

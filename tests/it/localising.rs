@@ -106,6 +106,7 @@ impl Patient {
                 max: PatientPoint::new(x[1], y[1], z[1]),
             },
             seen,
+            range_mm: None,
             coarse: self.features(12.0, 2, 110.0),
             fine: self.features(6.0, 4, 60.0),
         }

@@ -9,6 +9,7 @@ mod assembly;
 mod real_series;
 mod localising;
 mod measuring;
+mod patches;
 mod segmenting;
 mod results;
 mod network;
