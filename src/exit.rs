@@ -37,8 +37,9 @@ impl From<InferenceError> for Exit {
     fn from(error: InferenceError) -> Self {
         match error {
             InferenceError::Run { .. } | InferenceError::Cancelled => Self::Failed(error.to_string()),
-            InferenceError::Provider { .. } => Self::Usage(error.to_string()),
-            InferenceError::Missing(_) | InferenceError::Model { .. } => Self::Missing(error.to_string()),
+            InferenceError::Missing(_) | InferenceError::Model { .. } | InferenceError::Provider { .. } => {
+                Self::Missing(error.to_string())
+            }
         }
     }
 }

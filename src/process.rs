@@ -1,5 +1,6 @@
 //! `medlsamd process`: the same pipeline on files, no network.
 
+use crate::config::Protocol;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
@@ -36,12 +37,14 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
     let structures = wanted(order.structures, engines)?;
     let series = collect(order.paths)?;
     let several = series.len() > 1;
+    // What a protocol asks unless the configuration says otherwise.
+    let usual = Protocol::default();
     let mut processed = Vec::new();
     for (uid, instances) in series {
         let request = Request {
             requirements: Requirements {
-                min_slices: 20,
-                min_extent_mm: 60.0,
+                min_slices: usual.min_slices,
+                min_extent_mm: usual.min_extent_mm,
             },
             structures: structures.clone(),
             results: results::KINDS.iter().collect(),

@@ -107,7 +107,7 @@ const fn row(
 pub const STRUCTURES: &[Structure] = &[
     row(["lung_left", "Lung_L"], sct("39607008", "Lung"), LEFT, AIR_LONG, [120, 190, 235]),
     row(["lung_right", "Lung_R"], sct("39607008", "Lung"), RIGHT, AIR_LONG, [70, 130, 200]),
-    row(["heart", "Heart"], sct("80891009", "Heart"), MID, SOFT, [206, 62, 72]),
+    row(["heart", "Heart"], sct("80891009", "Heart"), MID, SOFT_LONG, [206, 62, 72]),
     row(["liver", "Liver"], sct("10200004", "Liver"), MID, SOFT_LONG, [221, 130, 101]),
     row(["spleen", "Spleen"], sct("78961009", "Spleen"), MID, SOFT, [157, 108, 162]),
     row(["stomach", "Stomach"], sct("69695003", "Stomach"), MID, SOFT_LONG, [216, 190, 110]),

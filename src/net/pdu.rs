@@ -66,31 +66,15 @@ pub struct Reject {
 }
 
 impl Reject {
-    pub const APPLICATION_CONTEXT_NOT_SUPPORTED: Self = Self {
-        result: 1,
-        source: 1,
-        reason: 2,
-    };
-    pub const CALLING_AE_NOT_RECOGNIZED: Self = Self {
-        result: 1,
-        source: 1,
-        reason: 3,
-    };
-    pub const CALLED_AE_NOT_RECOGNIZED: Self = Self {
-        result: 1,
-        source: 1,
-        reason: 7,
-    };
-    pub const PROTOCOL_VERSION_NOT_SUPPORTED: Self = Self {
-        result: 1,
-        source: 2,
-        reason: 2,
-    };
-    pub const LOCAL_LIMIT_EXCEEDED: Self = Self {
-        result: 2,
-        source: 3,
-        reason: 2,
-    };
+    pub const APPLICATION_CONTEXT_NOT_SUPPORTED: Self = Self::new([1, 1, 2]);
+    pub const CALLING_AE_NOT_RECOGNIZED: Self = Self::new([1, 1, 3]);
+    pub const CALLED_AE_NOT_RECOGNIZED: Self = Self::new([1, 1, 7]);
+    pub const PROTOCOL_VERSION_NOT_SUPPORTED: Self = Self::new([1, 2, 2]);
+    pub const LOCAL_LIMIT_EXCEEDED: Self = Self::new([2, 3, 2]);
+
+    const fn new([result, source, reason]: [u8; 3]) -> Self {
+        Self { result, source, reason }
+    }
 
     pub fn encode(self) -> Vec<u8> {
         vec![ASSOCIATE_RJ, 0, 0, 0, 0, 4, 0, self.result, self.source, self.reason]

@@ -3,8 +3,8 @@
 use crate::mask::{self, Mask};
 use crate::segment::link::Track;
 use crate::segment::plane::{HAIR, Plane};
-use crate::segment::prepare::{Frame, View};
-use crate::segment::rules::Keys;
+use crate::segment::prepare::{Frame, View, WindowIndex};
+use crate::segment::rules::{Keys, Rules};
 use crate::structure::{Linking, Pieces};
 use ndarray::{Array2, Array3, ArrayView3, Axis};
 
@@ -12,11 +12,15 @@ use ndarray::{Array2, Array3, ArrayView3, Axis};
 /// and a sure one keeps the sure core.
 const ABSENT: f32 = -3.0;
 
+/// A structure is much smaller than one that has so many times its voxels.
+const MUCH_SMALLER: usize = 2;
+
 /// The stored slices, and how they, the view and the plane lie to each other.
 pub struct Scene<'a> {
     pub view: View,
     pub frame: Frame,
     pub keys: Keys,
+    pub rules: Rules,
     /// `[k, j, i]`
     pub hu: ArrayView3<'a, i16>,
 }
@@ -27,6 +31,20 @@ struct Block {
     offset: [usize; 3],
     /// `[k, j, i]`
     voxels: Array3<bool>,
+}
+
+/// One structure among those that want a voxel.
+struct Claim<'a, 'b> {
+    track: &'a Track<'b>,
+    /// Size of its mask before the others had their say.
+    voxels: usize,
+}
+
+impl<'a, 'b> Claim<'a, 'b> {
+    fn new((track, block): (&'a Track<'b>, &Block)) -> Self {
+        let voxels = block.voxels.iter().filter(|v| **v).count();
+        Self { track, voxels }
+    }
 }
 
 /// A mask per track, in the order of `tracks`; `None` where nothing is left.
@@ -154,7 +172,29 @@ impl Scene<'_> {
         mix(at(around[0]), at(around[1]), share(around, k))
     }
 
-    /// Gives every voxel that several structures claim to the one with the highest logit; of equals, to the first.
+    /// Whether `a` has the better claim to a voxel than `b`: tissue of its own kind first, so that a mask that ran from the spleen
+    /// into the lung, or the other way, takes nothing there. Then the much smaller one, where the network is sure of it: its box
+    /// was tight around it, while a large organ's box holds other organs too, and large masks have high logits. Else the logit.
+    fn beats(&self, a: &Claim<'_, '_>, b: &Claim<'_, '_>, at: [usize; 3]) -> bool {
+        let hu = f32::from(self.hu[[at[2], at[1], at[0]]]);
+        let suits = |claim: &Claim<'_, '_>| {
+            let [least, most] = self.rules.plausible_hu[claim.track.located.structure.window.index()];
+            (least..=most).contains(&hu)
+        };
+        let tight = |claim: &Claim<'_, '_>, other: &Claim<'_, '_>| {
+            claim.voxels * MUCH_SMALLER <= other.voxels && self.iou(claim.track, at[2]) >= self.rules.sure_iou
+        };
+        let facts = |claim, other| (suits(claim), tight(claim, other), self.logit(claim.track, at));
+        facts(a, b) > facts(b, a)
+    }
+
+    /// The network's least estimate of its answers around slice k.
+    fn iou(&self, track: &Track<'_>, k: usize) -> f32 {
+        let planes = self.keys.around(k).into_iter().filter_map(|key| track.planes.get(&key));
+        planes.map(|plane| plane.iou).fold(f32::INFINITY, f32::min)
+    }
+
+    /// Gives every voxel that several structures claim to the one with the best claim; of equals, to the first.
     fn arbitrate(&self, tracks: &[Track<'_>], blocks: &mut [Block]) {
         let slices = blocks
             .iter()
@@ -166,6 +206,7 @@ impl Scene<'_> {
         } else {
             self.view.size
         };
+        let claims: Vec<Claim<'_, '_>> = tracks.iter().zip(blocks.iter()).map(Claim::new).collect();
         let mut owners: Array2<Option<usize>> = Array2::from_elem((rows, columns), None);
         for k in 0..slices {
             owners.fill(None);
@@ -174,7 +215,7 @@ impl Scene<'_> {
                     let at = [i, j, k];
                     let holder = owners[[j, i]].replace(claimant);
                     let Some(holder) = holder else { continue };
-                    if self.logit(&tracks[claimant], at) > self.logit(&tracks[holder], at) {
+                    if self.beats(&claims[claimant], &claims[holder], at) {
                         blocks[holder].clear(at);
                     } else {
                         blocks[claimant].clear(at);
@@ -241,6 +282,7 @@ mod tests {
             view,
             frame,
             keys: Keys::new(grid, 5.0),
+            rules: rules(),
             hu: hu.view(),
         }
     }
@@ -357,6 +399,41 @@ mod tests {
                 assert_eq!(right.contains([i, j, 5]), b > 0.0 && b > a, "{i} {j}");
             }
         }
+    }
+
+    /// Who of two organs has the voxel in the middle of the second's disc, which the first's covers with twice the logits.
+    fn holder(names: [&str; 2], iou: f32, hu: i16) -> &'static str {
+        let grid = grid();
+        let everywhere = Array3::from_elem(grid.shape(), hu);
+        let scene = Scene {
+            hu: everywhere.view(),
+            ..scene(&grid)
+        };
+        let organs = names.map(|name| located(name, &grid, [2.0, 2.0, 4.0], [60.0, 60.0, 6.0]));
+        let planes = |radius: f64, times: f32| [4, 6].map(|k| (k, disc([130.0; 2], radius) * times));
+        let mut tracks = [
+            track(&scene, &grid, &organs[0], &planes(80.0, 2.0)),
+            track(&scene, &grid, &organs[1], &planes(20.0, 0.2)),
+        ];
+        tracks[1].planes.values_mut().for_each(|plane| plane.iou = iou);
+        let masks = assemble(&scene, &tracks);
+        let [j, i] =
+            [at(&scene, 0.0, 0.0)[1], at(&scene, 0.0, 0.0)[0]].map(|first| ((130.0 - first) / 4.0).round() as usize);
+        let holds = |mask: &Option<Mask>| mask.as_ref().is_some_and(|mask| mask.contains([i, j, 5]));
+        assert!(masks.iter().filter(|mask| holds(mask)).count() == 1, "{names:?}");
+        organs[usize::from(holds(&masks[1]))].structure.name
+    }
+
+    #[test]
+    fn a_small_organ_the_network_is_sure_of_keeps_what_a_large_one_covers() {
+        assert_eq!(holder(["liver", "gallbladder"], 0.9, 30), "gallbladder");
+        assert_eq!(holder(["liver", "gallbladder"], 0.5, 30), "liver");
+    }
+
+    #[test]
+    fn tissue_of_its_own_kind_comes_first() {
+        assert_eq!(holder(["lung_left", "spleen"], 0.5, 40), "spleen");
+        assert_eq!(holder(["lung_left", "spleen"], 0.9, -850), "lung_left");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Track<'a> {
     pub located: &'a Located,
     /// First and last stored slice the mask may touch.
     pub slices: [usize; 2],
+    /// The located box along the slices (fractional). Beyond it the mask must earn its place ([`Rules::beyond`]).
+    own: [f64; 2],
     /// The part of the plane the mask may touch on any slice.
     pub clip: Rect,
     /// What was kept, per key slice.
@@ -59,12 +61,10 @@ impl<'a> Track<'a> {
         if !touches {
             return None;
         }
-        let clip_slices = rules.clip_mm / grid.spacing_mm[2];
+        let length_mm = (high - low) * grid.spacing_mm[2];
+        let reach = rules.beyond.reach_mm(length_mm).max(rules.clip_mm) / grid.spacing_mm[2];
         let slice = |k: f64| k.clamp(0.0, last) as usize;
-        let slices = [
-            slice((low - clip_slices - HAIR).ceil()),
-            slice((high + clip_slices + HAIR).floor()),
-        ];
+        let slices = [slice((low - reach - HAIR).ceil()), slice((high + reach + HAIR).floor())];
         let slices = [slices[0].min(slices[1]), slices[1]];
         let key_slices = keys.covering(slices);
         // Of two keys equally near the middle the one nearer the head, left or back, however the slices are stored.
@@ -82,6 +82,7 @@ impl<'a> Track<'a> {
         let mut track = Self {
             located,
             slices,
+            own: [low - 0.5, high + 0.5],
             clip: whole.widened(clip_px).within(plane),
             planes: BTreeMap::new(),
             keys: key_slices,
@@ -106,7 +107,7 @@ impl<'a> Track<'a> {
         if !self.keys.contains(&k) {
             return Vec::new();
         }
-        if !self.sections.is_empty() {
+        if self.is_sectioned(k) {
             let margin = [rules.section_margin_px; 2];
             return if sweep == Sweep::Up {
                 vec![self.section(k).widened(margin).within(self.clip)]
@@ -114,7 +115,7 @@ impl<'a> Track<'a> {
                 Vec::new()
             };
         }
-        if k == self.start && sweep == Sweep::Up {
+        if self.sections.is_empty() && k == self.start && sweep == Sweep::Up {
             return vec![self.whole];
         }
         let Some(bounds) = self.neighbour(k, sweep).and_then(Plane::bounds) else {
@@ -137,28 +138,22 @@ impl<'a> Track<'a> {
         rules: &Rules,
         hu: &dyn Fn([usize; 2]) -> f32,
     ) {
-        let clip = if self.sections.is_empty() {
-            self.clip
+        let (clip, neighbour) = if self.is_sectioned(k) {
+            (self.section(k).widened(self.clip_px).within(self.clip), None)
         } else {
-            self.section(k).widened(self.clip_px).within(self.clip)
-        };
-        let neighbour = if self.sections.is_empty() {
-            self.neighbour(k, sweep)
-        } else {
-            None
+            (self.clip, self.neighbour(k, sweep))
         };
         let mut best: Option<(f32, Plane)> = None;
         for (logits, iou) in answers {
             let plane = Plane::cut(logits.view(), *iou, clip);
-            if plane.area() < rules.min_area_px {
-                continue;
-            }
-            let [least, most] = rules.plausible_hu[self.located.structure.window.index()];
-            if !(least..=most).contains(&plane.mean(hu)) {
+            if plane.area() < rules.min_area_px || !self.is_plausible(&plane, rules, hu) {
                 continue;
             }
             let dice = neighbour.map(|neighbour| plane.dice(neighbour));
             if dice.is_some_and(|dice| dice < rules.min_dice) {
+                continue;
+            }
+            if !self.is_own(k) && !neighbour.is_some_and(|neighbour| rules.beyond.allows(&plane, neighbour)) {
                 continue;
             }
             let score = iou + rules.dice_weight * dice.unwrap_or(0.0);
@@ -169,6 +164,23 @@ impl<'a> Track<'a> {
         if let Some((_, plane)) = best {
             self.planes.insert(k, plane);
         }
+    }
+
+    /// True within the located box.
+    fn is_own(&self, k: usize) -> bool {
+        (self.own[0]..=self.own[1]).contains(&(k as f64))
+    }
+
+    /// True where the localiser's box for this height is the prompt.
+    fn is_sectioned(&self, k: usize) -> bool {
+        !self.sections.is_empty() && self.is_own(k)
+    }
+
+    /// The mean is what bone needs, whose marrow may be as soft as flesh; the median what a stomach full of gas needs.
+    fn is_plausible(&self, plane: &Plane, rules: &Rules, hu: &dyn Fn([usize; 2]) -> f32) -> bool {
+        let [least, most] = rules.plausible_hu[self.located.structure.window.index()];
+        let [mean, median] = plane.mean_and_median(hu);
+        (least..=most).contains(&mean) || (least..=most).contains(&median)
     }
 
     /// What was kept on the key slice before k, seen from the start.
@@ -249,206 +261,4 @@ fn sections(located: &Located, grid: &Grid, view: &View, frame: &Frame) -> Vec<(
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::geometry::PatientPoint;
-    use crate::localise::Section;
-    use crate::segment::prepare::PLANE;
-    use crate::segment::prepare::tests::recipe;
-    use crate::structure;
-    use ndarray::Array2;
-
-    /// 64 × 64 × 21 voxels of 4 × 4 × 2.5 mm, stored as most scanners do: one view pixel is four of the plane.
-    pub fn grid() -> Grid {
-        Grid {
-            origin: PatientPoint::new(0.0, 0.0, 0.0),
-            directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-            spacing_mm: [4.0, 4.0, 2.5],
-            size: [64, 64, 21],
-        }
-    }
-
-    pub fn rules() -> Rules {
-        Rules {
-            encode_step_mm: 5.0,
-            clip_mm: 5.0,
-            margins_px: vec![1.0, 3.0],
-            section_margin_px: 1.0,
-            dice_weight: 0.5,
-            min_dice: 0.1,
-            min_area_px: 4,
-            plausible_hu: [[-70.0, 700.0], [60.0, 2000.0], [-1100.0, -350.0]],
-        }
-    }
-
-    /// The HU of an organ, everywhere.
-    fn flesh(_: [usize; 2]) -> f32 {
-        50.0
-    }
-
-    /// The structure in a box of voxels.
-    pub fn located(name: &str, grid: &Grid, low: [f64; 3], high: [f64; 3]) -> Located {
-        let mut bounds = Box3::EMPTY;
-        bounds.include(grid.to_patient(low));
-        bounds.include(grid.to_patient(high));
-        Located {
-            structure: structure::by_name(name).unwrap(),
-            bounds,
-            sections: Vec::new(),
-            truncated: Vec::new(),
-            confidence: 1.0,
-            low_confidence: false,
-            reasons: Vec::new(),
-        }
-    }
-
-    fn track<'a>(located: &'a Located, grid: &Grid) -> Option<Track<'a>> {
-        let view = View::of(grid);
-        let frame = Frame::new(view.size, &recipe(256, false, false));
-        Track::new(located, grid, &view, &frame, &Keys::new(grid, 5.0), &rules())
-    }
-
-    /// Logits of a disc in the plane.
-    pub fn disc(centre: [f64; 2], radius: f64) -> Array2<f32> {
-        Array2::from_shape_fn((PLANE, PLANE), |(y, x)| {
-            (radius - (x as f64 - centre[0]).hypot(y as f64 - centre[1])) as f32
-        })
-    }
-
-    #[test]
-    fn propagation_starts_in_the_middle_and_follows_the_mask_both_ways_until_it_ends() {
-        let grid = grid();
-        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
-        let mut track = track(&kidney, &grid).unwrap();
-        // 5 mm are two slices.
-        assert_eq!(track.slices, [2, 18]);
-        assert!(track.prompts(8, Sweep::Up, &rules()).is_empty());
-        for (sweep, slices) in [
-            (Sweep::Up, (0..21).collect::<Vec<_>>()),
-            (Sweep::Down, (0..21).rev().collect()),
-        ] {
-            for k in slices {
-                let prompts = track.prompts(k, sweep, &rules());
-                match (k, sweep) {
-                    (10, Sweep::Up) => assert_eq!(
-                        prompts,
-                        [Rect {
-                            min: [81.5; 2],
-                            max: [161.5; 2]
-                        }]
-                    ),
-                    (12, Sweep::Up) => assert_eq!(
-                        prompts[1],
-                        Rect {
-                            min: [97.0 - 3.0; 2],
-                            max: [103.0 + 3.0; 2]
-                        }
-                    ),
-                    _ => {}
-                }
-                // A disc that shifts by two pixels a key slice and is gone above slice 14.
-                let centre = [100.0 + (k as f64 - 10.0); 2];
-                let logits = if k > 14 { disc(centre, -1.0) } else { disc(centre, 4.0) };
-                let answers: Vec<_> = prompts.iter().map(|_| (logits.view(), 0.9)).collect();
-                track.accept(k, sweep, &answers, &rules(), &flesh);
-            }
-        }
-        assert_eq!(
-            track.planes.keys().copied().collect::<Vec<_>>(),
-            [2, 4, 6, 8, 10, 12, 14]
-        );
-        assert!((track.predicted_iou() - 0.9).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_answer_that_agrees_with_its_neighbour_wins_over_one_a_little_surer_of_itself() {
-        let grid = grid();
-        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
-        let mut track = track(&kidney, &grid).unwrap();
-        let (right, wrong) = (disc([100.0; 2], 9.0), disc([130.0; 2], 20.0));
-        track.accept(10, Sweep::Up, &[(right.view(), 0.9)], &rules(), &flesh);
-        track.accept(
-            12,
-            Sweep::Up,
-            &[(wrong.view(), 0.99), (right.view(), 0.8)],
-            &rules(),
-            &flesh,
-        );
-        assert_eq!(track.planes[&12].iou, 0.8);
-        // Nothing that overlaps at all: the structure has ended.
-        track.accept(
-            14,
-            Sweep::Up,
-            &[(disc([140.0, 90.0], 6.0).view(), 0.99)],
-            &rules(),
-            &flesh,
-        );
-        assert!(!track.planes.contains_key(&14));
-    }
-
-    #[test]
-    fn a_mask_of_another_tissue_is_not_taken() {
-        let grid = grid();
-        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
-        let mut track = track(&kidney, &grid).unwrap();
-        let answer = disc([100.0; 2], 9.0);
-        let mostly_fat = |[x, _]: [usize; 2]| if x > 94 { -110.0 } else { 30.0 };
-        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &mostly_fat);
-        assert!(track.planes.is_empty());
-        track.accept(10, Sweep::Up, &[(answer.view(), 0.9)], &rules(), &flesh);
-        assert_eq!(track.planes.len(), 1);
-    }
-
-    #[test]
-    fn a_mask_can_not_leave_the_box_by_more_than_the_clip() {
-        let grid = grid();
-        let kidney = located("kidney_left", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 16.0]);
-        let mut track = track(&kidney, &grid).unwrap();
-        track.accept(
-            10,
-            Sweep::Up,
-            &[(disc([120.0; 2], 300.0).view(), 1.0)],
-            &rules(),
-            &flesh,
-        );
-        // 5 mm are five plane pixels.
-        assert_eq!(
-            track.planes[&10].bounds().unwrap(),
-            Rect {
-                min: [77.0; 2],
-                max: [166.0; 2]
-            }
-        );
-    }
-
-    #[test]
-    fn sections_are_interpolated_between_their_middles() {
-        let grid = grid();
-        let mut liver = located("liver", &grid, [10.0, 10.0, 2.0], [50.0, 50.0, 18.0]);
-        let part = |z: [f64; 2], x: [f64; 2]| Section {
-            z_mm: z.map(|k| k * 2.5),
-            y_mm: [40.0, 200.0],
-            x_mm: x.map(|i| i * 4.0),
-        };
-        liver.sections = vec![part([10.0, 18.0], [30.0, 50.0]), part([2.0, 10.0], [10.0, 50.0])];
-        let track = track(&liver, &grid).unwrap();
-        let left = |k| track.prompts(k, Sweep::Up, &rules())[0].min[0];
-        // Middles at slices 6 and 14, left edges at view columns 10 and 30; one plane pixel of margin.
-        assert_eq!([2, 6, 10, 14, 18].map(left), [40.5, 40.5, 80.5, 120.5, 120.5]);
-        assert!(track.prompts(6, Sweep::Down, &rules()).is_empty());
-    }
-
-    #[test]
-    fn a_box_that_misses_the_volume_makes_no_track() {
-        let grid = grid();
-        for (low, high) in [
-            ([20.0, 20.0, 30.0], [40.0, 40.0, 40.0]),
-            ([70.0, 20.0, 4.0], [80.0, 40.0, 9.0]),
-        ] {
-            assert!(track(&located("liver", &grid, low, high), &grid).is_none());
-        }
-        let mut crossed = located("liver", &grid, [20.0, 20.0, 4.0], [40.0, 40.0, 9.0]);
-        crossed.bounds.min.x = f64::NAN;
-        assert!(track(&crossed, &grid).is_none());
-    }
-}
+pub mod tests;

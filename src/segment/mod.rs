@@ -122,6 +122,7 @@ impl Segmenter {
             view,
             frame,
             keys: Keys::new(&volume.grid, self.rules.encode_step_mm),
+            rules: self.rules.clone(),
             hu: volume.hu.view(),
         };
         let track = |located| Track::new(located, &volume.grid, &view, &frame, &scene.keys, &self.rules);

@@ -77,13 +77,15 @@ impl Plane {
         self.logits.iter().filter(|v| **v > 0.0).count()
     }
 
-    /// Mean of `value` over the mask.
-    pub fn mean(&self, value: &dyn Fn([usize; 2]) -> f32) -> f32 {
+    /// Mean and median of `value` over the mask; not a number where the mask is empty.
+    pub fn mean_and_median(&self, value: &dyn Fn([usize; 2]) -> f32) -> [f32; 2] {
         let within = self.logits.indexed_iter().filter(|(_, v)| **v > 0.0);
-        let sum: f32 = within
+        let mut values: Vec<f32> = within
             .map(|((y, x), _)| value([x + self.origin[0], y + self.origin[1]]))
-            .sum();
-        sum / self.area().max(1) as f32
+            .collect();
+        values.sort_by(f32::total_cmp);
+        let median = values.get(values.len() / 2).copied().unwrap_or(f32::NAN);
+        [values.iter().sum::<f32>() / values.len() as f32, median]
     }
 
     /// The box around the mask.
@@ -98,13 +100,11 @@ impl Plane {
         bounds
     }
 
-    /// Dice of the two masks; both planes must be cut alike.
+    /// Dice of the two masks.
     pub fn dice(&self, other: &Self) -> f32 {
-        let both = self
-            .logits
-            .iter()
-            .zip(&other.logits)
-            .filter(|(a, b)| **a > 0.0 && **b > 0.0)
+        let within = self.logits.indexed_iter().filter(|(_, v)| **v > 0.0);
+        let both = within
+            .filter(|((y, x), _)| other.at([x + self.origin[0], y + self.origin[1]]) > 0.0)
             .count();
         2.0 * both as f32 / (self.area() + other.area()).max(1) as f32
     }

@@ -3,7 +3,7 @@
 use crate::geometry::Grid;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::InferenceError;
-use crate::segment::plane::HAIR;
+use crate::segment::plane::{HAIR, Plane};
 use crate::segment::prepare::per_window;
 use std::collections::BTreeSet;
 
@@ -24,9 +24,54 @@ pub struct Rules {
     pub min_dice: f32,
     /// Propagation ends where the mask has fewer plane pixels than this.
     pub min_area_px: usize,
-    /// Least and greatest mean HU of a slice's mask, for structures shown in the soft, bone and lung window. What lies outside
+    /// Where two masks overlap, the much smaller one keeps the voxels if the network's estimate of it is at least this.
+    pub sure_iou: f32,
+    /// When a structure is followed beyond the located box along the slices.
+    pub beyond: Beyond,
+    /// Least and greatest HU of a slice's mask (its mean or its median), for structures shown in the soft, bone and lung window. What lies outside
     /// is another tissue, whatever the network says: most often the located box is wrong there.
     pub plausible_hu: [[f32; 2]; 3],
+}
+
+/// A located box ends where the localiser guessed, some 8 mm off: an organ that is plainly still there goes on. Every limit must
+/// hold on every slice, so that a structure can not run away into its neighbour.
+#[derive(Clone, Copy, Debug)]
+pub struct Beyond {
+    /// Never farther than this outside the box.
+    pub reach_mm: f64,
+    /// Nor than this share of the box's length.
+    pub share: f64,
+    /// Least estimate the network must have of its own answer.
+    pub min_iou: f32,
+    /// Least overlap with the neighbour's mask.
+    pub min_dice: f32,
+    /// Greatest area, in areas of the neighbour's mask.
+    pub max_growth: f32,
+}
+
+impl Beyond {
+    fn read(manifest: &Manifest) -> Result<Self, InferenceError> {
+        let number = |key: &str| manifest.number(&format!("beyond_{key}"));
+        Ok(Self {
+            reach_mm: number("reach_mm")?,
+            share: number("share")?,
+            min_iou: number("min_iou")? as f32,
+            min_dice: number("min_dice")? as f32,
+            max_growth: number("max_growth")? as f32,
+        })
+    }
+
+    /// Whether a structure that looks like `neighbour` on the slice before goes on as `plane`.
+    pub fn allows(&self, plane: &Plane, neighbour: &Plane) -> bool {
+        plane.iou >= self.min_iou
+            && plane.dice(neighbour) >= self.min_dice
+            && plane.area() as f32 <= self.max_growth * neighbour.area() as f32
+    }
+
+    /// How far outside a box of this length along the slices a structure may be followed, millimetres.
+    pub fn reach_mm(&self, length_mm: f64) -> f64 {
+        self.reach_mm.min(self.share * length_mm)
+    }
 }
 
 impl Rules {
@@ -48,6 +93,8 @@ impl Rules {
             dice_weight: manifest.number("dice_weight")? as f32,
             min_dice: manifest.number("min_dice")? as f32,
             min_area_px: manifest.number("min_area_px")? as usize,
+            sure_iou: manifest.number("sure_iou")? as f32,
+            beyond: Beyond::read(manifest)?,
             plausible_hu: per_window(manifest, "plausible_hu")?,
         })
     }

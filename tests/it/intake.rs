@@ -1,7 +1,7 @@
 //! Bytes → durable instance: what is taken, what is refused and why, and what lies on disk after each.
 
+use crate::support::data::series;
 use crate::support::dataset::Slice;
-use crate::support::peers::series;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use medlsamd::dicom::part10;
@@ -329,7 +329,7 @@ fn durable_rate() {
 
 #[test]
 fn real_series_are_taken_verbatim() {
-    for name in ["dicom/lidc_0001", "dicom/acrin_nsclc_042"] {
+    for name in ["lidc_0001", "acrin_nsclc_042"] {
         let Some(dir) = series(name) else { continue };
         let f = Fixture::new(options());
         let mut count = 0;

@@ -3,13 +3,14 @@
 //! The network is replaced by fields of known geometry: body coordinate and features are functions of the anatomy, and the
 //! anatomy of each volume is shifted and stretched by known amounts.
 
+use crate::support::stop::Stop;
 use medlsamd::geometry::{Box3, PatientPoint, Vec3};
 use medlsamd::localise::bank::{Bank, Template};
 use medlsamd::localise::canonical::{Observation, Seen};
 use medlsamd::localise::fine::Features;
 use medlsamd::localise::verdict::Thresholds;
 use medlsamd::localise::{Face, Finding, Located, find};
-use medlsamd::progress::{Progress, Silent};
+use medlsamd::progress::Silent;
 use medlsamd::structure::{self, Structure};
 use medlsamd::teach::{Placed, PlacedSection, PlacedStructure, template};
 use ndarray::Array4;
@@ -354,14 +355,6 @@ fn the_same_input_gives_the_same_answer() {
 
 #[test]
 fn a_cancelled_search_ends() {
-    struct Stop;
-    impl Progress for Stop {
-        fn stage(&self, _: &'static str, _: usize) {}
-        fn step(&self, _: usize) {}
-        fn cancelled(&self) -> bool {
-            true
-        }
-    }
     assert!(
         find(
             &USUAL.observe(),

@@ -11,6 +11,8 @@ mod localising;
 mod measuring;
 mod patches;
 mod segmenting;
+mod misplaced;
+mod medsam_vit_b;
 mod results;
 mod network;
 mod network_peers;

@@ -1,6 +1,7 @@
 //! The wire with software that is not ours: dcmtk as sender and as destination, real CT series.
 
-use crate::support::peers::{peer, series};
+use crate::support::data::series;
+use crate::support::peers::peer;
 use crate::support::shelf::{Server, dial};
 use dicom::object::{FileMetaTable, OpenFileOptions};
 use medlsamd::dicom::status::Status;
@@ -117,17 +118,17 @@ async fn dcmtk_sends(name: &str, options: &[&str], transfer_syntax: &str) {
 
 #[tokio::test]
 async fn dcmtk_sends_a_real_series() {
-    dcmtk_sends("dicom/crlm_1006", &[], EXPLICIT).await;
+    dcmtk_sends("crlm_1006", &[], EXPLICIT).await;
 }
 
 #[tokio::test]
 async fn dcmtk_sends_a_jpeg_ls_series() {
-    dcmtk_sends("dicom/acrin_nsclc_042", &["-xt"], "1.2.840.10008.1.2.4.80").await;
+    dcmtk_sends("acrin_nsclc_042", &["-xt"], "1.2.840.10008.1.2.4.80").await;
 }
 
 #[tokio::test]
 async fn what_we_send_ourselves_arrives_byte_by_byte() {
-    let Some(folder) = series("dicom/crlm_1006") else {
+    let Some(folder) = series("crlm_1006") else {
         return;
     };
     let server = Server::start(|_| {}).await;
@@ -151,7 +152,7 @@ async fn what_we_send_ourselves_arrives_byte_by_byte() {
 
 #[tokio::test]
 async fn each_object_has_its_own_answer() {
-    let Some(folder) = series("dicom/crlm_1006") else {
+    let Some(folder) = series("crlm_1006") else {
         return;
     };
     let server = Server::start(|_| {}).await;
@@ -241,7 +242,7 @@ impl Storescp {
 
 #[tokio::test]
 async fn dcmtk_receives_what_we_send_byte_by_byte() {
-    let (Some(folder), Some(storescp)) = (series("dicom/crlm_1006"), Storescp::start(&["-pdu", "4096"]).await) else {
+    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Storescp::start(&["-pdu", "4096"]).await) else {
         return;
     };
     let sent: Vec<_> = files(folder.path()).iter().map(|path| outgoing(path)).collect();
@@ -262,7 +263,7 @@ async fn dcmtk_receives_what_we_send_byte_by_byte() {
 
 #[tokio::test]
 async fn a_peer_that_knows_only_implicit_vr_gets_implicit_vr() {
-    let (Some(folder), Some(storescp)) = (series("dicom/crlm_1006"), Storescp::start(&["+xi"]).await) else {
+    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Storescp::start(&["+xi"]).await) else {
         return;
     };
     let path = files(folder.path()).swap_remove(0);

@@ -1,8 +1,9 @@
 //! Promise: SEG and RTSTRUCT hold the masks voxel for voxel, in the right place, and foreign software takes them without an error.
 
 use crate::support::daemon::free_port;
+use crate::support::data;
 use crate::support::orthanc::Orthanc;
-use crate::support::peers::{self, peer};
+use crate::support::peers::peer;
 use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
@@ -406,7 +407,7 @@ fn phantoms_in_every_pose_read_back_voxel_for_voxel() {
 fn real_series_read_back_voxel_for_voxel() {
     let Some(python) = python() else { return };
     for name in ["lidc_0001", "crlm_1006", "acrin_breast_013", "acrin_nsclc_042"] {
-        let Some(ct) = peers::series(&format!("dicom/{name}")) else {
+        let Some(ct) = data::series(name) else {
             return;
         };
         let series = series_of(ct.path());

@@ -3,6 +3,7 @@
 //! Needs the runtime library and the weights (`MEDLSAMD_TEST_CACHE`) and a labelled CT (`MEDLSAMD_TEST_DATA`). The labels are
 //! TotalSegmentator's, so a Dice says how far two programs agree.
 
+use crate::support::stop::Stop;
 use medlsamd::geometry::{Box3, Grid};
 use medlsamd::inference::model::Manifest;
 use medlsamd::inference::onnx;
@@ -11,23 +12,23 @@ use medlsamd::inference::runtime::{Choice, Feed, InferenceError, Runtime, Weight
 use medlsamd::localise::{Located, Section};
 use medlsamd::mask::Mask;
 use medlsamd::nifti;
-use medlsamd::progress::{Progress, Silent};
+use medlsamd::progress::Silent;
 use medlsamd::segment::{Outline, Segmenter};
 use medlsamd::structure::{self, Structure};
 use medlsamd::volume::Volume;
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, s};
 use std::path::{Path, PathBuf};
 
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     std::env::var_os("MEDLSAMD_TEST_CACHE").map_or_else(|| PathBuf::from(".cache"), PathBuf::from)
 }
 
-fn data() -> PathBuf {
+pub fn data() -> PathBuf {
     std::env::var_os("MEDLSAMD_TEST_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from)
 }
 
 /// True when all files are there. Set-up brings those of the cache, so their absence fails where CI is set.
-fn have(files: &[PathBuf]) -> bool {
+pub fn have(files: &[PathBuf]) -> bool {
     let Some(absent) = files.iter().find(|file| !file.exists()) else {
         return true;
     };
@@ -66,14 +67,14 @@ fn manifest() -> Manifest {
 }
 
 /// A labelled CT: its voxels, and the label of each by structure name.
-struct Case {
-    volume: Volume,
+pub struct Case {
+    pub volume: Volume,
     labels: Array3<u16>,
     names: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Case {
-    fn read(ct: &Path, folder: &Path) -> Self {
+    pub fn read(ct: &Path, folder: &Path) -> Self {
         let volume = nifti::read_ct(ct).unwrap();
         let (grid, stored) = nifti::read_labels(&folder.join("seg.nii.gz")).unwrap();
         let labels = onto(&volume.grid, &grid, &stored);
@@ -87,7 +88,7 @@ impl Case {
     }
 
     /// Lobes are united, and vertebrae are numbered by another name.
-    fn truth(&self, structure: &Structure) -> Array3<bool> {
+    pub fn truth(&self, structure: &Structure) -> Array3<bool> {
         let wanted = |name: &str| {
             let name = name.replace("vertebrae_", "vertebra_");
             let side =
@@ -104,7 +105,7 @@ impl Case {
     }
 
     /// What a perfect localiser would say; `None` where the volume holds less than a few voxels of it.
-    fn locate(&self, structure: &'static Structure) -> Option<Located> {
+    pub fn locate(&self, structure: &'static Structure) -> Option<Located> {
         let truth = self.truth(structure);
         let bounds = bounds(&self.volume.grid, &truth, 0..truth.dim().0)?;
         let slices = (15.0 / self.volume.grid.spacing_mm[2]).round() as usize;
@@ -151,7 +152,7 @@ fn bounds_section(grid: &Grid, truth: &Array3<bool>, slices: std::ops::Range<usi
     })
 }
 
-fn dice(mask: &Mask, truth: &Array3<bool>) -> f64 {
+pub fn dice(mask: &Mask, truth: &Array3<bool>) -> f64 {
     let both = truth
         .indexed_iter()
         .filter(|((k, j, i), v)| **v && mask.contains([*i, *j, *k]))
@@ -159,12 +160,12 @@ fn dice(mask: &Mask, truth: &Array3<bool>) -> f64 {
     2.0 * both as f64 / (mask.voxel_count() + truth.iter().filter(|v| **v).count()) as f64
 }
 
-fn totalseg() -> Option<Case> {
+pub fn totalseg() -> Option<Case> {
     let folder = data().join("labelled/totalseg_example");
     have(&[library(), weights(), folder.join("ct.nii.gz")]).then(|| Case::read(&folder.join("ct.nii.gz"), &folder))
 }
 
-fn segmenter() -> Segmenter {
+pub fn segmenter() -> Segmenter {
     let runtime = Runtime::load(&library(), &choice(&["auto"], true)).unwrap();
     Segmenter::load(&runtime, manifest()).unwrap()
 }
@@ -237,14 +238,6 @@ fn a_volume_stored_otherwise_gives_the_same_voxels() {
 
 #[test]
 fn a_box_outside_the_volume_is_empty_and_a_cancelled_job_stops() {
-    struct Stop;
-    impl Progress for Stop {
-        fn stage(&self, _: &'static str, _: usize) {}
-        fn step(&self, _: usize) {}
-        fn cancelled(&self) -> bool {
-            true
-        }
-    }
     let Some(case) = totalseg() else { return };
     let mut located = [case.locate(structure::by_name("gallbladder").unwrap()).unwrap()];
     let mut segmenter = segmenter();

@@ -120,9 +120,18 @@ fn a_named_provider_that_does_not_load_is_never_passed_over_in_silence() {
     let config = path.to_str().unwrap();
     wish(true);
     let (code, _, stderr) = medlsamd(&["serve", "--config", config]);
-    assert!(code == 2 || code == 3, "{code} {stderr}");
+    assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("cuda"), "{stderr}");
+    let provider_line = || {
+        let (code, stdout, _) = medlsamd(&["check", "--config", config]);
+        let line = stdout.lines().find(|line| line.contains("provider cuda"));
+        (code, line.unwrap_or_else(|| panic!("{stdout}")).to_owned())
+    };
+    let (code, line) = provider_line();
+    assert_eq!(code, 3, "{line}");
+    assert!(line.contains("PROBLEM") && !line.contains("WARNING"), "{line}");
     wish(false);
-    let (_, stdout, _) = medlsamd(&["check", "--config", config]);
-    assert!(stdout.contains("WARNING") && stdout.contains("cuda"), "{stdout}");
+    let (code, line) = provider_line();
+    assert_eq!(code, 0, "the operator allowed it: {line}");
+    assert!(line.contains("WARNING") && !line.contains("PROBLEM"), "{line}");
 }

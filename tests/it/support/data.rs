@@ -22,6 +22,14 @@ pub fn folder() -> Option<PathBuf> {
     None
 }
 
+/// A folder with the files of a real CT series of the test data, e.g. `lidc_0001`. Unpacked once for each caller.
+pub fn series(name: &str) -> Option<tempfile::TempDir> {
+    let archive = folder()?.join(format!("dicom/{name}.zip"));
+    let unpacked = tempfile::tempdir().unwrap();
+    unpack(&archive, unpacked.path());
+    Some(unpacked)
+}
+
 /// Unpacks `archive` into `dir` and lists its files in order of their names.
 pub fn unpack(archive: &Path, dir: &Path) -> Vec<PathBuf> {
     let status = Command::new("python3")

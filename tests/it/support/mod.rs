@@ -10,3 +10,4 @@ pub mod phantom;
 pub mod rude;
 pub mod shelf;
 pub mod source;
+pub mod stop;

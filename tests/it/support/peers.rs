@@ -1,7 +1,6 @@
-//! Foreign tools and real data that tests need. In CI both are always there: a test never passes by being skipped.
+//! Foreign tools that tests need. In CI they are always there: a test never passes by being skipped.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 /// The path of a foreign tool such as `storescu`; `None`, with a loud word, where it is not installed.
 ///
@@ -16,34 +15,12 @@ pub fn peer(tool: &str) -> Option<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(tool))
         .find(|p| p.is_file());
-    present(found, &format!("the tool {tool} (make peers)"))
-}
-
-/// A folder with the files of a real CT series of the test data, e.g. `dicom/lidc_0001`. Unpacked once for each caller.
-pub fn series(name: &str) -> Option<tempfile::TempDir> {
-    let written = std::env::var_os("MEDLSAMD_TEST_DATA").map(PathBuf::from);
-    let root = written.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
-    let archive = present(
-        Some(root.join(format!("{name}.zip"))).filter(|p| p.is_file()),
-        &format!("the data {name}"),
-    )?;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let unzip = Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .arg(archive)
-        .arg(folder.path())
-        .status();
-    assert!(unzip.expect("python3").success(), "cannot unpack {name}");
-    Some(folder)
-}
-
-fn present<T>(found: Option<T>, what: &str) -> Option<T> {
     if found.is_none() {
         assert!(
             std::env::var_os("CI").is_none(),
-            "{what} is missing, and in CI it must not be"
+            "the tool {tool} is missing, and in CI it must not be (make peers)"
         );
-        eprintln!("\n*** SKIPPED: {what} is missing ***\n");
+        eprintln!("\n*** SKIPPED: the tool {tool} is missing (make peers) ***\n");
     }
     found
 }
