@@ -4,14 +4,25 @@
 PYTHON ?= python3
 CACHE  ?= .cache
 CARGO  ?= cargo
+RUN    ?= $(CARGO) run --release --quiet --
+# labelled/ and ct3mm/ as models/README.md describes them
+DATA   ?= ../shared/data
 
-.PHONY: demo test peers setup build check fmt lint deny soak install clean
+.PHONY: demo test evaluate peers setup build check fmt lint deny soak install clean
 
 demo: setup ## fetch, build, push a real CT through the daemon, say where the results are
 	$(CARGO) run --release --quiet -- demo --cache $(CACHE)
 
 test: setup ## every test that needs no extra server
 	$(CARGO) test --quiet
+
+evaluate: setup ## measure localisation and outlines: labelled cases, templates left out by patient, ablations (see models/README.md)
+	@for part in labelled ct3mm; do test -d "$(DATA)/$$part" || { \
+	  echo "make evaluate: $(DATA)/$$part is not there; say DATA=DIR (models/README.md says what it holds)" >&2; exit 3; }; done
+	$(RUN) evaluate --config config/checkout.toml --whole-boxes --ablations --out $(CACHE)/evaluation \
+	  --ct $(CACHE)/sample/lidc_0001.nii.gz --labels $(DATA)/labelled/lidc_0001/seg.nii.gz \
+	  --ct $(DATA)/labelled/totalseg_example/ct.nii.gz --labels $(DATA)/labelled/totalseg_example/seg.nii.gz \
+	  --leave-one-out models/medlam/templates --presence models/medlam/templates/make/presence.json --ct-dir $(DATA)/ct3mm
 
 setup: ## fetch the pinned runtime, weights and sample CT (instant when they are there)
 	@$(PYTHON) models/fetch.py --cache $(CACHE)

@@ -38,12 +38,21 @@ pub fn localiser_parts(config: &Config) -> Result<(Manifest, Bank), InferenceErr
     Ok((manifest, bank))
 }
 
+/// The configured localiser with its template bank.
+pub fn localiser(config: &Config, runtime: &Runtime) -> Result<Localiser, InferenceError> {
+    let (manifest, bank) = localiser_parts(config)?;
+    Localiser::load(runtime, manifest, bank)
+}
+
+/// The configured segmenter.
+pub fn segmenter(config: &Config, runtime: &Runtime) -> Result<Segmenter, InferenceError> {
+    Segmenter::load(runtime, manifest(config, &config.written.models.segmenter)?)
+}
+
 /// Loads everything a job needs. Seconds and a few hundred MB; once per process.
 pub fn load(config: &Config, runtime: &Runtime) -> Result<Engines, InferenceError> {
-    let (localiser, bank) = localiser_parts(config)?;
-    let segmenter = manifest(config, &config.written.models.segmenter)?;
     Ok(Engines {
-        localiser: Localiser::load(runtime, localiser, bank)?,
-        segmenter: Segmenter::load(runtime, segmenter)?,
+        localiser: localiser(config, runtime)?,
+        segmenter: segmenter(config, runtime)?,
     })
 }

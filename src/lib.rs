@@ -32,7 +32,7 @@
 //!   [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us), [`table`].
 //! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
 //!   [`localise`] (MedLAM), [`teach`] (templates), [`segment`] (MedSAM), [`results`] (one file per kind), [`pipeline`] (the
-//!   story in five steps), [`evaluate`] (metrics). No clock, socket, database or async here.
+//!   story in five steps), [`evaluate`] (against truth). No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
 //!   logic), [`job`] (the state machine, one pure function), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
 //!   [`gather`] (when a series is whole), [`watch`] (drop folders).

@@ -2,7 +2,7 @@
 
 use crate::geometry::{Box3, Grid, Vec3};
 use crate::inference::runtime::InferenceError;
-use crate::localise::bank::{Bank, Cubes, Landmark, Pattern, Template};
+use crate::localise::bank::{Bank, Cubes, Landmark, Part, Pattern, Template};
 use crate::localise::canonical::Observation;
 use crate::localise::{Face, Localiser, Section, coarse};
 use crate::nifti::NiftiError;
@@ -39,11 +39,40 @@ pub enum TeachError {
 pub struct Placed {
     /// Id of the template.
     pub volume: String,
+    /// Volumes of one patient bear one name, so that they are left out together when the bank is measured; else the id.
+    #[serde(default)]
+    pub patient: Option<String>,
     #[serde(default)]
     pub source: String,
     pub licence: String,
     pub made_by: String,
     pub structures: BTreeMap<String, PlacedStructure>,
+    /// Which structures the volume shows, also those without points; what could not be judged is not there.
+    #[serde(default)]
+    pub presence: BTreeMap<String, Presence>,
+}
+
+/// Whether a volume shows a structure. As JSON: `true`, `"cut"` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub enum Presence {
+    Whole,
+    /// The field of view cuts it.
+    Cut,
+    Absent,
+}
+
+impl TryFrom<serde_json::Value> for Presence {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, String> {
+        match value {
+            serde_json::Value::Bool(true) => Ok(Self::Whole),
+            serde_json::Value::Bool(false) => Ok(Self::Absent),
+            serde_json::Value::String(word) if word == "cut" => Ok(Self::Cut),
+            other => Err(format!("presence is true, \"cut\" or false, not {other}")),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,7 +113,7 @@ pub struct PlacedSection {
 }
 
 impl PlacedSection {
-    fn bounds(&self) -> Section {
+    pub fn bounds(&self) -> Section {
         Section {
             z_mm: self.z_mm,
             y_mm: [self.y_min[1], self.y_max[1]],
@@ -123,10 +152,12 @@ pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, 
     }
     let Placed {
         volume: _,
+        patient: _,
         source,
         licence,
         made_by,
         structures: _,
+        presence: _,
     } = placed.clone();
     Ok(Template {
         source,
@@ -137,12 +168,13 @@ pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, 
 }
 
 fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Pattern, String> {
-    let sections: Vec<Section> = placed.sections.iter().map(PlacedSection::bounds).collect();
-    let mut pattern = Pattern {
-        sections,
-        ..Pattern::default()
-    };
-    pattern.sections.sort_by(|a, b| a.z_mm[0].total_cmp(&b.z_mm[0]));
+    let mut pattern = Pattern::default();
+    for section in &placed.sections {
+        pattern.parts.push(part(observation, section.bounds())?);
+    }
+    pattern
+        .parts
+        .sort_by(|a, b| a.bounds.z_mm[0].total_cmp(&b.bounds.z_mm[0]));
     for face in Face::ALL {
         let real = placed.extremes.get(&face).filter(|_| !placed.cut.contains(&face));
         let Some(at) = real.copied().or_else(|| cut_point(placed, face)) else {
@@ -154,10 +186,7 @@ fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Patter
         let body = coarse::body_coordinate(&observation.seen, at).ok_or(format!(
             "{face:?} at {at:.0?} mm lies where the volume shows no patient"
         ))?;
-        let cubes = real.map(|at| Cubes {
-            fine: observation.fine.cube(*at),
-            coarse: observation.coarse.cube(*at),
-        });
+        let cubes = real.map(|at| cubes(observation, *at));
         pattern.landmarks[face as usize] = Some(Landmark { at, body, cubes });
     }
     for axis in 0..3 {
@@ -172,6 +201,25 @@ fn pattern(observation: &Observation, placed: &PlacedStructure) -> Result<Patter
         }
     }
     Ok(pattern)
+}
+
+fn cubes(observation: &Observation, at: Vec3) -> Cubes {
+    Cubes {
+        fine: observation.fine.cube(at),
+        coarse: observation.coarse.cube(at),
+    }
+}
+
+fn part(observation: &Observation, bounds: Section) -> Result<Part, String> {
+    let middle = bounds.middle();
+    if !middle.iter().all(|v| v.is_finite()) {
+        return Err("a part is not finite".into());
+    }
+    let body = coarse::body_coordinate(&observation.seen, middle).ok_or(format!(
+        "a part about {middle:.0?} mm lies where the volume shows no patient"
+    ))?;
+    let cubes = cubes(observation, middle);
+    Ok(Part { bounds, body, cubes })
 }
 
 /// Where the field of view cut a structure: as far as its other points and parts reach on that side.
@@ -277,6 +325,20 @@ fn extreme(points: &[Vec3], face: Face, half_mm: f64) -> Vec3 {
     let mut point = outermost[0];
     point[axis] = sign * far + sign * half_mm;
     point
+}
+
+/// The names of a label volume, from the `labels.json` (`{"labels": {"1": "spleen", …}}`) beside it.
+pub fn label_names(volume: &Path) -> Result<BTreeMap<u16, String>, TeachError> {
+    #[derive(Deserialize)]
+    struct Names {
+        labels: BTreeMap<u16, String>,
+    }
+    let beside = volume.with_file_name("labels.json");
+    let input = |problem: String| TeachError::Input(format!("{}: {problem}", beside.display()));
+    let text =
+        std::fs::read(&beside).map_err(|e| input(format!("{e}; it names the labels of {}", volume.display())))?;
+    let names: Names = serde_json::from_slice(&text).map_err(|e| input(e.to_string()))?;
+    Ok(names.labels)
 }
 
 /// Our structure for a label name of another tool (TotalSegmentator's spelling); lobes of a lung are parts of it.
@@ -408,6 +470,7 @@ mod tests {
                 at: [0.0; 3],
                 body: [0.0; 3],
             }],
+            range_mm: None,
             coarse: crate::localise::fine::Features::new(ndarray::Array4::zeros((2, 2, 2, 4)), [0.0; 3], 12.0, 2),
             fine: crate::localise::fine::Features::new(ndarray::Array4::zeros((4, 4, 4, 4)), [0.0; 3], 6.0, 4),
         };

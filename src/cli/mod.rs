@@ -1,5 +1,6 @@
 //! The command line: parse, dispatch, exit code. Commands and codes are the contract that scripts rely on.
 
+mod evaluate;
 mod jobs;
 mod models;
 mod process;
@@ -51,6 +52,8 @@ enum Command {
         #[command(subcommand)]
         command: template::Command,
     },
+    /// Measure localisation and outlines against labels or points
+    Evaluate(evaluate::Args),
     /// Models: list, verify
     Model {
         #[command(subcommand)]
@@ -106,6 +109,10 @@ fn run(line: Line) -> Result<(), Exit> {
         Command::Template { command } => {
             start_log("warn", "text");
             template::run(&load_lenient(file)?, command, line.json)
+        }
+        Command::Evaluate(args) => {
+            start_log("warn", "text");
+            evaluate::run(&load_lenient(file)?, &args, line.json)
         }
         Command::Model { command } => models::run(&load_lenient(file)?, command, line.json),
         Command::Demo { cache, models } => {

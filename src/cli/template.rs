@@ -13,7 +13,6 @@ use crate::series::{self, Requirements};
 use crate::table;
 use crate::teach::{self, Placed};
 use crate::volume::{self, Volume};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -115,7 +114,8 @@ fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), 
     Ok(())
 }
 
-fn read_ct(path: &Path) -> Result<Volume, Exit> {
+/// A NIfTI file, or a folder with one DICOM series.
+pub fn read_ct(path: &Path) -> Result<Volume, Exit> {
     if path.is_file() {
         return nifti::read_ct(path).map_err(|error| Exit::Failed(error.to_string()));
     }
@@ -144,18 +144,9 @@ fn read_labels(path: &Path) -> Result<Placed, Exit> {
     if path.extension().is_some_and(|extension| extension == "json") {
         return Ok(teach::read_points(path)?);
     }
-    let beside = path.with_file_name("labels.json");
-    let text = std::fs::read(&beside).map_err(|error| {
-        Exit::Usage(format!(
-            "{}: {error}; it names the labels of {}",
-            beside.display(),
-            path.display()
-        ))
-    })?;
-    let names: LabelNames =
-        serde_json::from_slice(&text).map_err(|error| Exit::Usage(format!("{}: {error}", beside.display())))?;
+    let names = teach::label_names(path).map_err(|error| Exit::Usage(error.to_string()))?;
     let (grid, labels) = nifti::read_labels(path).map_err(|error| Exit::Failed(error.to_string()))?;
-    let structures = teach::points_of_labels(&grid, &labels, &names.labels);
+    let structures = teach::points_of_labels(&grid, &labels, &names);
     let volume = path
         .parent()
         .and_then(Path::file_name)
@@ -166,10 +157,6 @@ fn read_labels(path: &Path) -> Result<Placed, Exit> {
         licence: "not for distribution".into(),
         made_by: "from the label volume given".into(),
         structures,
+        ..Placed::default()
     })
-}
-
-#[derive(serde::Deserialize)]
-struct LabelNames {
-    labels: BTreeMap<u16, String>,
 }

@@ -6,7 +6,7 @@ use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 use ort::logging::LogLevel;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::{Outlet, DynValue, Tensor, TensorRef};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -241,6 +241,23 @@ pub struct Session {
 }
 
 impl Session {
+    /// Refuses a model that does not take and give what its family's code asks for, before the first job meets it.
+    pub fn require(&self, inputs: &[&str], outputs: &[&str]) -> Result<(), InferenceError> {
+        let names = |outlets: &[Outlet]| outlets.iter().map(|o| o.name().to_owned()).collect::<Vec<String>>();
+        for (kind, wanted, found) in [
+            ("input", inputs, names(self.inner.inputs())),
+            ("output", outputs, names(self.inner.outputs())),
+        ] {
+            if let Some(missing) = wanted.iter().find(|w| !found.iter().any(|f| f == **w)) {
+                return Err(InferenceError::Model {
+                    model: self.assignment.model.clone(),
+                    problem: format!("it has no {kind} `{missing}`, only {}", found.join(", ")),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the model; outputs come in the order of `outputs`.
     pub fn run(&mut self, inputs: &[(&str, Feed<'_>)], outputs: &[&str]) -> Result<Vec<ArrayD<f32>>, InferenceError> {
         let model = self.assignment.model.clone();

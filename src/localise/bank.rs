@@ -1,7 +1,7 @@
 //! Templates: for each structure of each template volume, what its extreme points look like to the network and where they lie.
 //!
-//! One file: the magic `MEDLBNK1`, the length of the index (u32, little endian), the index as JSON, then one record of signed
-//! bytes per searched point: its fine cube, its coarse cube, every feature times 127. Eight bits cost about one per cent of a
+//! One file: the magic `MEDLBNK2`, the length of the index (u32, little endian), the index as JSON, then one record of signed
+//! bytes per searched point and part: its fine cube, its coarse cube, every feature times 127. Eight bits cost about one per cent of a
 //! feature vector's length and halve the file against half floats. It holds no pixel and nobody's name.
 
 use crate::geometry::Vec3;
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const MAGIC: &[u8; 8] = b"MEDLBNK1";
+const MAGIC: &[u8; 8] = b"MEDLBNK2";
 /// Far above any bank; a length field may say anything.
 const MAX_BYTES: u64 = 1 << 28;
 const MAX_CUBE: usize = 1 << 16;
-const MAX_SECTIONS: usize = 1000;
+const MAX_PARTS: usize = 1000;
 const QUANTUM: f32 = 127.0;
 
 /// Template features and points per structure, keyed by the hash of the model that made them. No pixels, no identity.
@@ -45,7 +45,18 @@ pub struct Template {
 pub struct Pattern {
     /// In the order of [`Face::ALL`].
     pub landmarks: [Option<Landmark>; 6],
-    pub sections: Vec<Section>,
+    /// Ascending along z.
+    pub parts: Vec<Part>,
+}
+
+/// A part of a structure along z.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub bounds: Section,
+    /// Body coordinate of its middle, `[x, y, z]`.
+    pub body: Vec3,
+    /// What the network sees there.
+    pub cubes: Cubes,
 }
 
 /// A point on a face of the structure's box.
@@ -102,7 +113,16 @@ struct StoredTemplate {
 #[serde(deny_unknown_fields)]
 struct StoredPattern {
     landmarks: BTreeMap<Face, StoredLandmark>,
-    sections: Vec<Section>,
+    parts: Vec<StoredPart>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPart {
+    bounds: Section,
+    body: Vec3,
+    /// Number of its record.
+    cubes: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,7 +151,7 @@ impl Bank {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin with MEDLBNK1")?;
+        let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin with MEDLBNK2")?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or("it ends within its header")?;
         let length = u32::from_le_bytes(*length) as usize;
         let (index, records) = rest.split_at_checked(length).ok_or("it ends within its index")?;
@@ -180,8 +200,7 @@ impl Bank {
 
     /// The file's bytes; the same bank gives the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut records = Vec::new();
-        let mut count = 0;
+        let mut records = Records::default();
         let mut templates = BTreeMap::new();
         for (id, template) in &self.templates {
             let mut structures = BTreeMap::new();
@@ -191,12 +210,7 @@ impl Bank {
                     let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else {
                         continue;
                     };
-                    let number = cubes.as_ref().map(|cubes| {
-                        let bytes = |v: &f32| (v * QUANTUM).round().clamp(-QUANTUM, QUANTUM) as i8 as u8;
-                        records.extend(cubes.fine.iter().chain(&cubes.coarse).map(bytes));
-                        count += 1;
-                        count - 1
-                    });
+                    let number = cubes.as_ref().map(|cubes| records.push(cubes));
                     landmarks.insert(
                         face,
                         StoredLandmark {
@@ -206,8 +220,13 @@ impl Bank {
                         },
                     );
                 }
-                let sections = pattern.sections.iter().map(Section::rounded).collect();
-                structures.insert(name.clone(), StoredPattern { landmarks, sections });
+                let stored = |part: &Part| StoredPart {
+                    bounds: part.bounds.rounded(),
+                    body: part.body.map(hundredths),
+                    cubes: records.push(&part.cubes),
+                };
+                let parts = pattern.parts.iter().map(stored).collect();
+                structures.insert(name.clone(), StoredPattern { landmarks, parts });
             }
             let Template {
                 source,
@@ -234,7 +253,7 @@ impl Bank {
         };
         let index = serde_json::to_vec(&index).expect("plain data");
         let length = u32::try_from(index.len()).expect("an index under 4 GiB");
-        [MAGIC.as_slice(), &length.to_le_bytes(), &index, &records].concat()
+        [MAGIC.as_slice(), &length.to_le_bytes(), &index, &records.bytes].concat()
     }
 
     /// Names of the structures that at least one template holds.
@@ -279,7 +298,28 @@ fn hundredths(v: f64) -> f64 {
     (v * 100.0).round() / 100.0
 }
 
+/// The records of a bank being written, and how many there are.
+#[derive(Default)]
+struct Records {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Records {
+    fn push(&mut self, cubes: &Cubes) -> usize {
+        let byte = |v: &f32| (v * QUANTUM).round().clamp(-QUANTUM, QUANTUM) as i8 as u8;
+        self.bytes.extend(cubes.fine.iter().chain(&cubes.coarse).map(byte));
+        self.count += 1;
+        self.count - 1
+    }
+}
+
 impl Section {
+    /// Its middle, `[x, y, z]`.
+    pub fn middle(&self) -> Vec3 {
+        [self.x_mm, self.y_mm, self.z_mm].map(|[low, high]| 0.5 * (low + high))
+    }
+
     fn rounded(&self) -> Self {
         Self {
             z_mm: self.z_mm.map(hundredths),
@@ -297,34 +337,42 @@ impl Section {
 
 impl StoredPattern {
     fn unpack(self, records: &[&[u8]], cube_lens: [usize; 2]) -> Result<Pattern, String> {
-        let mut pattern = Pattern {
-            sections: self.sections,
-            ..Pattern::default()
+        let cubes = |number: usize| {
+            let whole = |r: &&&[u8]| r.len() == cube_lens.iter().sum::<usize>();
+            let record = records.get(number).filter(whole);
+            Ok::<_, String>(unpack(
+                record.ok_or(format!("record {number} is not in the file"))?,
+                cube_lens[0],
+            ))
         };
-        if pattern.sections.len() > MAX_SECTIONS || !pattern.sections.iter().all(Section::is_proper) {
-            return Err("its sections are crossed, infinite or too many".into());
+        let finite = |points: &[Vec3]| points.iter().flatten().all(|v| v.is_finite());
+        if self.parts.len() > MAX_PARTS || !self.parts.iter().all(|p| p.bounds.is_proper() && finite(&[p.body])) {
+            return Err("its parts are crossed, infinite or too many".into());
         }
-        for (face, stored) in self.landmarks {
-            if !stored.at.iter().chain(&stored.body).all(|v| v.is_finite()) {
+        let mut pattern = Pattern::default();
+        for StoredPart {
+            bounds,
+            body,
+            cubes: number,
+        } in self.parts
+        {
+            let cubes = cubes(number)?;
+            pattern.parts.push(Part { bounds, body, cubes });
+        }
+        for (
+            face,
+            StoredLandmark {
+                at,
+                body,
+                cubes: number,
+            },
+        ) in self.landmarks
+        {
+            if !finite(&[at, body]) {
                 return Err(format!("{face:?} is not finite"));
             }
-            let cubes = match stored.cubes {
-                Some(number) => {
-                    let record = records
-                        .get(number)
-                        .filter(|r| r.len() == cube_lens.iter().sum::<usize>());
-                    Some(unpack(
-                        record.ok_or(format!("record {number} is not in the file"))?,
-                        cube_lens[0],
-                    ))
-                }
-                None => None,
-            };
-            pattern.landmarks[face as usize] = Some(Landmark {
-                at: stored.at,
-                body: stored.body,
-                cubes,
-            });
+            let cubes = number.map(cubes).transpose()?;
+            pattern.landmarks[face as usize] = Some(Landmark { at, body, cubes });
         }
         Ok(pattern)
     }

@@ -1,12 +1,9 @@
-//! Six faces → a box that makes sense, and its parts along z (SPL).
+//! Six faces → a box that makes sense.
 
 use crate::geometry::{Box3, Vec3};
+use crate::localise::Face;
 use crate::localise::align::Alignment;
-use crate::localise::bank::{Landmark, Pattern};
-use crate::localise::canonical::Observation;
-use crate::localise::coarse;
 use crate::localise::search::{Search, median};
-use crate::localise::{Face, Section};
 
 /// A side this many times longer or shorter than the templates' is a false match.
 const SIZE_FACTOR: f64 = 2.0;
@@ -14,10 +11,6 @@ const SIZE_FACTOR: f64 = 2.0;
 const FOUND_MM: f64 = 10.0;
 const USUAL_MM: f64 = 5.0;
 const USUAL_SHARE: f64 = 0.15;
-/// Thickness of the parts we give, millimetres.
-const SECTION_MM: f64 = 6.0;
-/// How far beyond a template's last part its bounds still speak.
-const SECTION_REACH_MM: f64 = 8.0;
 
 /// The box of a structure, and what of it the volume shows.
 #[derive(Clone, Debug)]
@@ -40,12 +33,14 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
     for axis in 0..3 {
         let [a, b] = Face::of_axis(axis);
         let sides = [a, b].map(|f| search.faces[f as usize].as_ref().map(|s| (s.coordinate(f), s.found)));
-        let sizes = search.patterns.iter().filter_map(|(_, p)| p.size_mm()[axis]);
-        let usual = median(sizes) * alignment.scale()[axis];
+        let (usual, comparable) = usual_size(search, axis);
+        let usual = usual * alignment.scale()[axis];
         (low[axis], high[axis]) = match sides {
             [Some(low), Some(high)] => {
                 let size = high.0 - low.0;
-                let plausible = usual <= 0.0 || (usual / SIZE_FACTOR..=usual * SIZE_FACTOR).contains(&size);
+                let plausible = usual <= 0.0
+                    || !comparable && size > 0.0
+                    || (usual / SIZE_FACTOR..=usual * SIZE_FACTOR).contains(&size);
                 if !plausible {
                     let axis = ["x", "y", "z"][axis];
                     repairs.push(format!("{size:.0} mm along {axis}, templates have {usual:.0} mm"));
@@ -58,7 +53,11 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
                     (None, Some(_)) if !plausible => (high.0 - usual, high.0),
                     _ => about(
                         0.5 * (low.0 + high.0),
-                        if plausible { blend(size, usual) } else { usual },
+                        match (plausible, comparable) {
+                            (true, true) => blend(size, usual),
+                            (true, false) => size,
+                            (false, _) => usual,
+                        },
                     ),
                 }
             }
@@ -72,6 +71,25 @@ pub fn frame(search: &Search<'_>, alignment: &Alignment, bounds: &Box3) -> Optio
         max: high.into(),
     };
     Some(clip(full, bounds, repairs))
+}
+
+/// Median length along an axis, and whether it may be compared with a whole structure's: where the field of view cut a template,
+/// the widest place may have been out of view.
+fn usual_size(search: &Search<'_>, axis: usize) -> (f64, bool) {
+    let of = |whole: bool| -> Vec<f64> {
+        let patterns = search.patterns.iter().map(|(_, p)| p);
+        let shown = patterns.filter(|p| {
+            !whole
+                || Face::ALL
+                    .iter()
+                    .all(|f| p.landmark(*f).is_some_and(|l| l.cubes.is_some()))
+        });
+        shown.filter_map(|p| p.size_mm()[axis]).collect()
+    };
+    let whole = of(true);
+    let comparable = !whole.is_empty();
+    let sizes = if comparable { whole } else { of(false) };
+    (median(sizes.into_iter()), comparable)
 }
 
 fn about(middle: f64, size: f64) -> (f64, f64) {
@@ -110,122 +128,5 @@ fn clip(full: Box3, bounds: &Box3, repairs: Vec<String>) -> Framed {
         },
         truncated,
         repairs,
-    }
-}
-
-/// The visible part along z, cut into parts whose bounds come from the templates' parts, each template laid over the box by its
-/// own faces. Empty when no template has parts.
-pub fn sections(
-    search: &Search<'_>,
-    framed: &Framed,
-    alignment: &Alignment,
-    observation: &Observation,
-) -> Vec<Section> {
-    let laid: Vec<Vec<Section>> = search
-        .patterns
-        .iter()
-        .filter(|(_, pattern)| !pattern.sections.is_empty())
-        .filter_map(|(_, pattern)| lay(pattern, framed, alignment, observation))
-        .collect();
-    if laid.is_empty() {
-        return Vec::new();
-    }
-    let (min, max) = (framed.visible.min, framed.visible.max);
-    let count = ((max.z - min.z) / SECTION_MM).ceil().max(1.0) as usize;
-    let step = (max.z - min.z) / count as f64;
-    (0..count)
-        .map(|n| {
-            let z_mm = [min.z + n as f64 * step, min.z + (n + 1) as f64 * step];
-            let here: Vec<[f64; 4]> = laid
-                .iter()
-                .filter_map(|s| bounds_at(s, 0.5 * (z_mm[0] + z_mm[1])))
-                .collect();
-            if here.is_empty() {
-                return Section {
-                    z_mm,
-                    y_mm: [min.y, max.y],
-                    x_mm: [min.x, max.x],
-                };
-            }
-            let [y0, y1, x0, x1] = [0, 1, 2, 3].map(|c| median(here.iter().map(|b| b[c])));
-            let clip = |v: f64, low: f64, high: f64| v.clamp(low, high);
-            Section {
-                z_mm,
-                y_mm: [clip(y0, min.y, max.y), clip(y1, min.y, max.y)],
-                x_mm: [clip(x0, min.x, max.x), clip(x1, min.x, max.x)],
-            }
-        })
-        .collect()
-}
-
-/// What of the box is in view. Where the volume cuts it along z, its widest place may be out of view: then the parts in view say
-/// how wide the rest is.
-pub fn fit_to_sections(framed: &Framed, sections: &[Section]) -> Box3 {
-    let cut = framed.truncated.iter().any(|face| face.axis() == 2);
-    let mut bounds = Box3::EMPTY;
-    for s in sections {
-        bounds.include([s.x_mm[0], s.y_mm[0], s.z_mm[0]].into());
-        bounds.include([s.x_mm[1], s.y_mm[1], s.z_mm[1]].into());
-    }
-    if cut && bounds.is_proper() {
-        bounds
-    } else {
-        framed.visible
-    }
-}
-
-/// A template's parts in the millimetres of this patient: a straight line per axis through the two faces. A face at which the
-/// template was cut goes where its own body coordinate lies here.
-fn lay(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation: &Observation) -> Option<Vec<Section>> {
-    let full = [framed.full.min.to_array(), framed.full.max.to_array()];
-    let mut lines = [(1.0, 0.0); 3];
-    for (axis, line) in lines.iter_mut().enumerate() {
-        let mut ends = Vec::new();
-        for (side, face) in Face::of_axis(axis).into_iter().enumerate() {
-            let Some(Landmark { at, body, cubes }) = pattern.landmark(face) else {
-                continue;
-            };
-            let here = match cubes {
-                Some(_) => full[side][axis],
-                None => alignment.apply(coarse::target(&observation.seen, *body)?.at)[axis],
-            };
-            ends.push((at[axis], here));
-        }
-        *line = match ends[..] {
-            [(from0, to0), (from1, to1)] if from1 - from0 > 1.0 => {
-                let slope = ((to1 - to0) / (from1 - from0)).clamp(1.0 / SIZE_FACTOR, SIZE_FACTOR);
-                (slope, 0.5 * (to0 + to1) - slope * 0.5 * (from0 + from1))
-            }
-            [(from, to), ..] => (1.0, to - from),
-            [] => return None,
-        };
-    }
-    let map = |mm: [f64; 2], axis: usize| mm.map(|v| lines[axis].0 * v + lines[axis].1);
-    let laid = pattern.sections.iter().map(|s| Section {
-        z_mm: map(s.z_mm, 2),
-        y_mm: map(s.y_mm, 1),
-        x_mm: map(s.x_mm, 0),
-    });
-    Some(laid.collect())
-}
-
-/// Bounds `[y0, y1, x0, x1]` at a height, linear between the middles of the parts.
-fn bounds_at(sections: &[Section], z: f64) -> Option<[f64; 4]> {
-    let (first, last) = (sections.first()?, sections.last()?);
-    if z < first.z_mm[0] - SECTION_REACH_MM || z > last.z_mm[1] + SECTION_REACH_MM {
-        return None;
-    }
-    let middle = |s: &Section| 0.5 * (s.z_mm[0] + s.z_mm[1]);
-    let bounds = |s: &Section| [s.y_mm[0], s.y_mm[1], s.x_mm[0], s.x_mm[1]];
-    let above = sections.iter().position(|s| middle(s) > z);
-    match above {
-        None => Some(bounds(last)),
-        Some(0) => Some(bounds(first)),
-        Some(n) => {
-            let (a, b) = (&sections[n - 1], &sections[n]);
-            let share = (z - middle(a)) / (middle(b) - middle(a));
-            let (p, q) = (bounds(a), bounds(b));
-            Some([0, 1, 2, 3].map(|c| p[c] + share * (q[c] - p[c])))
-        }
     }
 }

@@ -14,7 +14,7 @@ const PAD: usize = 8;
 /// The network halves its input three times.
 const MULTIPLE: usize = 8;
 /// HU → network input: lung, soft tissue and bone each get a share of the range (MEDLSAM §1.3).
-const KNOTS: [(f32, f32); 4] = [(-1000.0, 0.0), (-200.0, 0.2), (200.0, 0.8), (1500.0, 1.0)];
+pub const KNOTS: [(f32, f32); 4] = [(-1000.0, 0.0), (-200.0, 0.2), (200.0, 0.8), (1500.0, 1.0)];
 /// Denser than this is body or table, HU.
 const BODY_HU: f32 = -400.0;
 
@@ -39,7 +39,8 @@ impl Canonical {
         Self::from_fine(&grid, &hu, volume.grid.bounds())
     }
 
-    fn from_fine(grid: &Grid, fine: &Array3<f32>, bounds: Box3) -> Self {
+    /// From voxels of 3 mm along the patient's axes.
+    pub fn from_fine(grid: &Grid, fine: &Array3<f32>, bounds: Box3) -> Self {
         // a single plane cannot be halved; it stands for both halves
         let size = [0, 1, 2].map(|a| (fine.len_of(Axis(a)) / 2).max(1));
         let last = |a: usize| fine.len_of(Axis(a)) - 1;
@@ -65,6 +66,16 @@ impl Canonical {
             bounds,
             hu,
         }
+    }
+
+    /// Patient position of the first coarse voxel's centre, `[x, y, z]`.
+    pub fn coarse_origin(&self) -> Vec3 {
+        self.origin.map(|v| v + INPUT_MM / 2.0)
+    }
+
+    /// Which coarse voxels are patient, `[z, y, x]`.
+    pub fn body(&self) -> Array3<bool> {
+        body(&self.hu)
     }
 
     /// Runs the network once over the whole volume.
@@ -100,9 +111,9 @@ impl Canonical {
         let [cz, cy, cx] = self.size.map(|n| n.div_ceil(2));
         let half = PAD / 2;
         let keep = s![half..half + cz, half..half + cy, half..half + cx, ..];
-        let coarse_origin = self.origin.map(|v| v + INPUT_MM / 2.0);
+        let coarse_origin = self.coarse_origin();
         let fine = fine.slice_move(s![PAD..PAD + z, PAD..PAD + y, PAD..PAD + x, ..]);
-        let body = body(&self.hu);
+        let body = self.body();
         let position = position.slice_move(keep);
         let mut seen = Vec::new();
         for ((z, y, x), inside) in body.indexed_iter() {
@@ -117,6 +128,7 @@ impl Canonical {
         Ok(Observation {
             bounds: self.bounds,
             seen,
+            range_mm: None,
             coarse: Features::new(coarse.slice_move(keep), coarse_origin, COARSE_MM, 2),
             fine: Features::new(fine, self.origin, INPUT_MM, 4),
         })
@@ -134,6 +146,9 @@ pub struct Seen {
 pub struct Observation {
     pub bounds: Box3,
     pub seen: Vec<Seen>,
+    /// Where the network was trained to mean `r·tanh(d / r)` by a difference d of body coordinates, r along `[x, y, z]`; `None`
+    /// where a difference is a displacement as it stands.
+    pub range_mm: Option<Vec3>,
     pub coarse: Features,
     pub fine: Features,
 }
@@ -160,7 +175,7 @@ fn channels_last(array: ArrayD<f32>, size: [usize; 3], name: &str) -> Result<Arr
 }
 
 /// Piecewise linear through [`KNOTS`], clamped.
-fn normalise(hu: f32) -> f32 {
+pub fn normalise(hu: f32) -> f32 {
     let mut value = KNOTS[0].1;
     for pair in KNOTS.windows(2) {
         let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);

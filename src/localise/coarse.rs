@@ -1,6 +1,8 @@
 //! Body coordinates (UAM): where a template's point should be, judging by where the rest of the patient is.
 
 use crate::geometry::Vec3;
+#[cfg(doc)]
+use crate::localise::canonical::Observation;
 use crate::localise::canonical::Seen;
 
 /// Voxels whose body coordinate is this much farther from the wanted one than the nearest voxel's still have a say.
@@ -14,11 +16,11 @@ pub struct Target {
     pub residual_mm: f64,
 }
 
-/// Each voxel v near the wanted coordinate P says `x_v + (P − position(v))`; the mean of the half that lies closest to their
+/// Each voxel v near the wanted coordinate P says `x_v + displacement(position(v), P)`; the mean of the half that lies closest to their
 /// weighted median is the target. Outside the field of view the voxels of the nearest border speak. `None` without any voxel.
-pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
+pub fn target(seen: &[Seen], range_mm: Option<Vec3>, wanted: Vec3) -> Option<Target> {
     let distance2 = |s: &Seen| {
-        let [x, y, z] = [0, 1, 2].map(|a| wanted[a] - s.body[a]);
+        let [x, y, z] = displacement(range_mm, s.body, wanted);
         x * x + y * y + z * z
     };
     let residual_mm = seen.iter().map(distance2).fold(f64::INFINITY, f64::min).sqrt();
@@ -31,10 +33,8 @@ pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
         let d2 = distance2(s);
         if d2 < limit * limit {
             let closeness = (limit - d2.sqrt()) / REACH_MM;
-            votes.push((
-                [0, 1, 2].map(|a| s.at[a] + wanted[a] - s.body[a]),
-                closeness * closeness,
-            ));
+            let away = displacement(range_mm, s.body, wanted);
+            votes.push(([0, 1, 2].map(|a| s.at[a] + away[a]), closeness * closeness));
         }
     }
     let first = weighted_median(&votes);
@@ -45,6 +45,12 @@ pub fn target(seen: &[Seen], wanted: Vec3) -> Option<Target> {
         at: mean(&votes),
         residual_mm,
     })
+}
+
+/// Millimetres of patient between two body coordinates; see [`Observation::range_mm`].
+pub fn displacement(range_mm: Option<Vec3>, from: Vec3, to: Vec3) -> Vec3 {
+    let difference = [0, 1, 2].map(|a| to[a] - from[a]);
+    range_mm.map_or(difference, |r| [0, 1, 2].map(|a| r[a] * (difference[a] / r[a]).tanh()))
 }
 
 fn weighted_median(votes: &[(Vec3, f64)]) -> Vec3 {
@@ -106,7 +112,7 @@ mod tests {
             v.body = [37, 53, 71].map(|stride| (n * stride % 240) as f64);
         }
         let wanted = [1.1 * 115.0 - 30.0, 110.0, 0.9 * 108.0];
-        let found = target(&voxels, wanted).unwrap();
+        let found = target(&voxels, None, wanted).unwrap();
         let error = [115.0, 105.0, 108.0].map(f64::from);
         let error = (0..3).map(|a| (found.at[a] - error[a]).abs()).fold(0.0, f64::max);
         assert!(error < 3.0 && found.residual_mm < 10.0, "{found:?}");
@@ -115,12 +121,27 @@ mod tests {
     #[test]
     fn a_coordinate_out_of_view_lies_outside_by_its_distance() {
         let voxels = seen(|p| p);
-        let found = target(&voxels, [100.0, 100.0, -150.0]).unwrap();
+        let found = target(&voxels, None, [100.0, 100.0, -150.0]).unwrap();
         assert!(
             (found.at[2] + 150.0).abs() < 1e-6 && (found.residual_mm - 150.0).abs() < 6.0,
             "{found:?}"
         );
-        assert!(target(&[], [0.0; 3]).is_none());
+        assert!(target(&[], None, [0.0; 3]).is_none());
+    }
+
+    #[test]
+    fn a_network_that_saturates_is_taken_at_its_word() {
+        let range = Some([600.0, 600.0, 1500.0]);
+        let there = displacement(range, [0.0; 3], [300.0, -300.0, 30.0]);
+        for (found, wanted) in there.into_iter().zip([277.27, -277.27, 29.996]) {
+            assert!((found - wanted).abs() < 0.01, "{found} for {wanted}");
+        }
+        let voxels = seen(|p| p);
+        let found = target(&voxels, range, [100.0, 100.0, -600.0]).unwrap();
+        assert!(
+            (found.at[2] + 570.0).abs() < 3.0 && (found.residual_mm - 570.0).abs() < 6.0,
+            "{found:?}"
+        );
     }
 
     #[test]

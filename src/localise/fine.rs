@@ -4,7 +4,7 @@
 //! lattice, where a cube of the observed features needs no interpolation; the peak is then refined below the lattice.
 
 use crate::geometry::Vec3;
-use ndarray::{Array3, Array4, s};
+use ndarray::{Array3, Array4, ArrayView4, s};
 
 /// A feature map on a lattice in patient space, padded so that cubes may hang over its edge.
 pub struct Features {
@@ -39,6 +39,28 @@ impl Features {
             step_mm,
             edge,
         }
+    }
+
+    /// Zero everywhere, to be filled with [`Self::put`]; `size` is `[z, y, x]`.
+    pub fn blank(size: [usize; 3], channels: usize, origin: Vec3, step_mm: f64, edge: usize) -> Self {
+        let [z, y, x] = size.map(|n| n + 2 * edge);
+        Self {
+            padded: Array4::zeros((z, y, x, channels)),
+            origin,
+            step_mm,
+            edge,
+        }
+    }
+
+    /// Writes a block (`[z, y, x, channel]`, vectors of length 1) from `start` on; what hangs over the map is left out.
+    pub fn put(&mut self, start: [usize; 3], block: ArrayView4<'_, f32>) {
+        let (size, dim) = (self.size(), block.dim());
+        let dim = [dim.0, dim.1, dim.2];
+        let [z, y, x] = [0, 1, 2].map(|a| dim[a].min(size[a].saturating_sub(start[a])));
+        let [fz, fy, fx] = [0, 1, 2].map(|a| start[a].min(size[a]) + self.edge);
+        self.padded
+            .slice_mut(s![fz..fz + z, fy..fy + y, fx..fx + x, ..])
+            .assign(&block.slice(s![..z, ..y, ..x, ..]));
     }
 
     pub fn channels(&self) -> usize {

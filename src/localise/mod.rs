@@ -1,26 +1,33 @@
 //! Volume → where each structure is: MedLAM, few-shot localisation by shared body coordinates and feature similarity.
 //!
-//! One pass of a network over the whole volume gives every voxel a body coordinate and features ([`canonical`]). A template's
+//! One pass of our network over the whole volume gives every voxel a body coordinate and features ([`canonical`]); the published
+//! network gives the same patch by patch ([`patches`]); the manifest says which it is. A template's
 //! point is then expected where its body coordinate lies ([`coarse`]), recognised nearby by its features ([`fine`]), all points
-//! of a volume are aligned together ([`align`], [`search`]), six points make a box ([`boxes`]), and the doubts are counted
+//! of a volume are aligned together ([`align`], [`search`]), six points make a box ([`boxes`])
+//! and its parts along z ([`parts`]), and the doubts are counted
 //! ([`verdict`]). A structure outside the field of view is left out with a reason, never invented.
 
 pub mod bank;
 pub mod canonical;
+pub mod patches;
 pub mod coarse;
 pub mod fine;
 pub mod align;
 pub mod search;
 pub mod boxes;
+pub mod parts;
 pub mod verdict;
 
 use crate::geometry::Box3;
 use crate::inference::model::Manifest;
 use crate::inference::runtime::{InferenceError, Runtime, Session};
+use crate::localise::align::Alignment;
 pub use crate::localise::bank::Bank;
 use crate::localise::canonical::{Canonical, Observation};
+use crate::localise::patches::Patches;
+use crate::localise::search::{Search, Steps};
 use crate::localise::verdict::Thresholds;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::structure::Structure;
 use crate::volume::Volume;
 
@@ -109,10 +116,39 @@ pub struct Localiser {
     pub bank: Bank,
     pub session: Session,
     thresholds: Thresholds,
+    view: View,
+}
+
+/// How the network is shown a volume: the families of localisers.
+enum View {
+    /// `dense`: all at once.
+    Whole,
+    /// `patch`: the published network.
+    Patches(Patches),
+}
+
+impl View {
+    fn of(manifest: &Manifest) -> Result<Self, InferenceError> {
+        match (manifest.kind.as_str(), manifest.family.as_str()) {
+            ("localiser", "dense") => Ok(Self::Whole),
+            ("localiser", "patch") => Patches::of(manifest).map(Self::Patches),
+            ("localiser", other) => Err(manifest.refuse(format!(
+                "no localiser of family `{other}` is known; this version runs `dense` and `patch`"
+            ))),
+            (other, _) => Err(manifest.refuse(format!("it is a {other}, not a localiser; see [models] localiser"))),
+        }
+    }
+
+    fn input(&self) -> &'static str {
+        match self {
+            Self::Whole => "volume",
+            Self::Patches(_) => "patch",
+        }
+    }
 }
 
 impl Localiser {
-    /// Refuses a model whose checksum is not its manifest's, and a bank that another model made.
+    /// Refuses a model whose checksum is not its manifest's, one of another kind or family, and a bank that another model made.
     pub fn load(runtime: &Runtime, manifest: Manifest, bank: Bank) -> Result<Self, InferenceError> {
         if !bank.templates.is_empty() {
             bank.check_model(&manifest.sha256)?;
@@ -127,12 +163,15 @@ impl Localiser {
                 })?,
             None => Thresholds::default(),
         };
+        let view = View::of(&manifest)?;
         let session = runtime.session(&manifest.name, &manifest.load_verified()?, Vec::new())?;
+        session.require(&[view.input()], &["position", "coarse", "fine"])?;
         Ok(Self {
             manifest,
             bank,
             session,
             thresholds,
+            view,
         })
     }
 
@@ -141,9 +180,17 @@ impl Localiser {
         &self.thresholds
     }
 
-    /// One pass of the network over the whole volume.
+    /// What the network says of the whole volume.
     pub fn observe(&mut self, volume: &Volume) -> Result<Observation, InferenceError> {
-        Canonical::of(volume).observe(&mut self.session)
+        self.observe_watched(volume, &Silent)
+    }
+
+    /// The same, minutes for a patch network on a processor.
+    fn observe_watched(&mut self, volume: &Volume, progress: &dyn Progress) -> Result<Observation, InferenceError> {
+        match &self.view {
+            View::Whole => Canonical::of(volume).observe(&mut self.session),
+            View::Patches(patches) => patches.observe(volume, &mut self.session, progress),
+        }
     }
 
     /// Looks for each wanted structure. Deterministic, and what it says of one structure does not depend on the others wanted.
@@ -153,7 +200,7 @@ impl Localiser {
         wanted: &[&'static Structure],
         progress: &dyn Progress,
     ) -> Result<Vec<Finding>, InferenceError> {
-        let observation = self.observe(volume)?;
+        let observation = self.observe_watched(volume, progress)?;
         let findings = find(&observation, &self.bank, wanted, &self.thresholds, progress);
         findings.ok_or(InferenceError::Cancelled)
     }
@@ -167,21 +214,31 @@ pub fn find(
     thresholds: &Thresholds,
     progress: &dyn Progress,
 ) -> Option<Vec<Finding>> {
-    let (searches, alignment) = search::search(observation, bank, progress)?;
+    let (searches, alignment) = search::search(observation, bank, Steps::All, progress)?;
+    Some(judge(observation, &searches, &alignment, wanted, thresholds))
+}
+
+/// The same from a search that was made already.
+pub fn judge(
+    observation: &Observation,
+    searches: &[Search<'_>],
+    alignment: &Alignment,
+    wanted: &[&'static Structure],
+    thresholds: &Thresholds,
+) -> Vec<Finding> {
     let finding = |structure: &'static Structure| {
         let not_found = |reason: String| Finding::NotFound { structure, reason };
         let Some(search) = searches.iter().find(|s| s.structure == structure) else {
             return not_found("no template shows it".into());
         };
         let bounds = &observation.bounds;
-        let Some(framed) = boxes::frame(search, &alignment, bounds) else {
+        let Some(framed) = boxes::frame(search, alignment, bounds) else {
             return not_found("the templates do not bound it, or its faces crossed".into());
         };
         if let Some(reason) = verdict::out_of_view(search, &framed, bounds, thresholds) {
             return not_found(reason);
         }
-        let signals = verdict::signals(search, &framed, bounds);
-        let verdict::Verdict { confidence, mut doubts } = verdict::weigh(signals, &framed.repairs, thresholds);
+        let verdict::Verdict { confidence, mut doubts } = verdict::judge(search, &framed, bounds, thresholds);
         if confidence < thresholds.not_found {
             return not_found(format!("not recognised: {}", doubts.join("; ")));
         }
@@ -189,10 +246,10 @@ pub fn find(
             let share = 100.0 * framed.shown.iter().product::<f64>();
             doubts.push(format!("cut by the field of view, about {share:.0} % of it is shown"));
         }
-        let sections = boxes::sections(search, &framed, &alignment, observation);
+        let sections = parts::sections(search, &framed, alignment, observation);
         Finding::Located(Located {
             structure,
-            bounds: boxes::fit_to_sections(&framed, &sections),
+            bounds: parts::fit_to_sections(&framed, &sections),
             sections,
             truncated: framed.truncated,
             confidence: confidence as f32,
@@ -200,5 +257,5 @@ pub fn find(
             reasons: doubts,
         })
     };
-    Some(wanted.iter().map(|s| finding(s)).collect())
+    wanted.iter().map(|s| finding(s)).collect()
 }

@@ -60,11 +60,23 @@ pub struct Search<'a> {
     pub faces: [Option<Sighting>; 6],
 }
 
+/// How far a search goes. Less than all only measures what a step is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Steps {
+    /// Expected places alone.
+    Coarse,
+    /// And what resembles the templates near them.
+    Fine,
+    /// And the alignment of all points, with a second look.
+    All,
+}
+
 /// Looks for every structure of the bank, so that what is found of one does not depend on which others are wanted.
 /// `None` when cancelled.
 pub fn search<'a>(
     observation: &Observation,
     bank: &'a Bank,
+    steps: Steps,
     progress: &dyn Progress,
 ) -> Option<(Vec<Search<'a>>, Alignment)> {
     let structures = bank.structures();
@@ -74,8 +86,11 @@ pub fn search<'a>(
         if progress.cancelled() {
             return None;
         }
-        searches.push(first_look(observation, bank, structure));
+        searches.push(first_look(observation, bank, structure, steps));
         progress.step(n + 1);
+    }
+    if steps < Steps::All {
+        return Some((searches, Alignment::default()));
     }
     let alignment = Alignment::fit(&pairs(&searches));
     for (n, search) in searches.iter_mut().enumerate() {
@@ -88,12 +103,18 @@ pub fn search<'a>(
     Some((searches, alignment))
 }
 
-fn first_look<'a>(observation: &Observation, bank: &'a Bank, structure: &'static Structure) -> Search<'a> {
+fn first_look<'a>(
+    observation: &Observation,
+    bank: &'a Bank,
+    structure: &'static Structure,
+    steps: Steps,
+) -> Search<'a> {
     let patterns = bank.patterns(structure.name);
     let targets: Vec<Targets> = patterns.iter().map(|(_, p)| targets(observation, p)).collect();
     let faces = Face::ALL.map(|face| {
         let mut sighting = expectation(&patterns, &targets, face)?;
-        if !sighting.open && in_view(&observation.bounds, sighting.expected, FIRST_REACH_MM) {
+        let near = in_view(&observation.bounds, sighting.expected, FIRST_REACH_MM);
+        if steps >= Steps::Fine && !sighting.open && near {
             let cubes = cubes(&patterns, face);
             sighting.found = look(
                 observation,
@@ -121,7 +142,7 @@ fn targets(observation: &Observation, pattern: &Pattern) -> Targets {
     let mut targets = pattern
         .landmarks
         .each_ref()
-        .map(|l| coarse::target(&observation.seen, l.as_ref()?.body));
+        .map(|l| coarse::target(&observation.seen, observation.range_mm, l.as_ref()?.body));
     let moved: Vec<Vec3> = (targets.iter().zip(&pattern.landmarks))
         .filter_map(|(target, l)| Some(sub(target.as_ref()?.at, l.as_ref()?.at)))
         .collect();

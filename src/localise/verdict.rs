@@ -23,6 +23,8 @@ pub struct Thresholds {
     pub residual_mm: [f64; 2],
     /// Share of the faces in view that were matched: complete doubt, none.
     pub matched: [f64; 2],
+    /// A structure that fewer patients teach is always marked low: their agreement says little.
+    pub templates: usize,
     /// Confidence below this is marked low.
     pub low_confidence: f64,
     /// Below this the structure is not there.
@@ -41,6 +43,7 @@ impl Default for Thresholds {
             expectation_spread_mm: [15.0, 80.0],
             residual_mm: [10.0, 45.0],
             matched: [0.0, 0.7],
+            templates: 3,
             low_confidence: 0.4,
             not_found: 0.08,
             in_view: 0.3,
@@ -125,15 +128,34 @@ pub fn signals(search: &Search<'_>, framed: &Framed, bounds: &Box3) -> Option<Si
     })
 }
 
-/// The worst signal decides; repairs and stray points lower it further.
-pub fn weigh(signals: Option<Signals>, repairs: &[String], thresholds: &Thresholds) -> Verdict {
-    let Some(s) = signals else {
-        let doubts = vec!["none of its extreme points is in view".into()];
-        return Verdict {
-            confidence: 0.5 * (thresholds.low_confidence + thresholds.not_found),
-            doubts,
-        };
+/// What is said of a structure by its search, its box and what the templates had to be repaired by.
+pub fn judge(search: &Search<'_>, framed: &Framed, bounds: &Box3, thresholds: &Thresholds) -> Verdict {
+    let low = 0.5 * (thresholds.low_confidence + thresholds.not_found);
+    let mut verdict = match signals(search, framed, bounds) {
+        Some(signals) => weigh(signals, &framed.repairs, thresholds),
+        // a long structure may run through the volume from end to end; of any other, what is in view would show
+        None => Verdict {
+            confidence: if runs_through(framed) { low } else { 0.0 },
+            doubts: vec!["none of its extreme points is in view".into()],
+        },
     };
+    if search.patterns.len() < thresholds.templates {
+        verdict.confidence = verdict.confidence.min(low);
+        let count = search.patterns.len();
+        verdict.doubts.push(format!(
+            "taught by {count} of the {} templates it needs",
+            thresholds.templates
+        ));
+    }
+    verdict
+}
+
+fn runs_through(framed: &Framed) -> bool {
+    [Face::ZMin, Face::ZMax].iter().all(|f| framed.truncated.contains(f))
+}
+
+/// The worst signal decides; repairs and stray points lower it further.
+fn weigh(s: Signals, repairs: &[String], thresholds: &Thresholds) -> Verdict {
     let mut verdict = Verdict {
         confidence: 1.0,
         doubts: Vec::new(),
@@ -214,22 +236,22 @@ mod tests {
     #[test]
     fn the_worst_signal_decides_and_is_named() {
         let thresholds = Thresholds::default();
-        assert_eq!(weigh(Some(SURE), &[], &thresholds).confidence, 1.0);
+        assert_eq!(weigh(SURE, &[], &thresholds).confidence, 1.0);
         let [bad, good] = thresholds.similarity;
         let half = weigh(
-            Some(Signals {
+            Signals {
                 similarity: Some(0.5 * (bad + good)),
                 ..SURE
-            }),
+            },
             &[],
             &thresholds,
         );
         assert!((half.confidence - 0.5).abs() < 1e-9 && half.doubts.is_empty());
         let far = weigh(
-            Some(Signals {
+            Signals {
                 residual_mm: 400.0,
                 ..SURE
-            }),
+            },
             &[],
             &thresholds,
         );
@@ -241,9 +263,9 @@ mod tests {
     fn one_repaired_side_is_doubtful_and_two_are_too_many() {
         let thresholds = Thresholds::default();
         let repair = "2 mm along x, templates have 122 mm".to_owned();
-        let once = weigh(Some(SURE), std::slice::from_ref(&repair), &thresholds).confidence;
+        let once = weigh(SURE, std::slice::from_ref(&repair), &thresholds).confidence;
         assert!(once < thresholds.low_confidence && once >= thresholds.not_found);
-        let twice = weigh(Some(SURE), &[repair.clone(), repair], &thresholds).confidence;
+        let twice = weigh(SURE, &[repair.clone(), repair], &thresholds).confidence;
         assert!(twice < thresholds.not_found);
     }
 

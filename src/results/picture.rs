@@ -66,20 +66,31 @@ struct View {
 
 /// Draws the contact sheet and encodes it as PNG. Holds no patient data.
 pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Vec<u8> {
+    comparison(volume, masks, &[])
+}
+
+/// The same with the outlines of reference masks in white over them.
+pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Vec<u8> {
     let (width, height) = (COLUMNS * CELL + LEGEND, ROWS * CELL);
     let mut canvas = Canvas {
         width,
         height,
         pixels: vec![0; width * height * 3],
     };
-    for (n, view) in views(volume, masks).iter().enumerate() {
+    for (n, view) in views(volume, if masks.is_empty() { references } else { masks })
+        .iter()
+        .enumerate()
+    {
         draw(
             &mut canvas,
             (n % COLUMNS * CELL, n / COLUMNS * CELL),
             view,
             volume,
-            masks,
+            [masks, references],
         );
+    }
+    if !references.is_empty() {
+        canvas.write(COLUMNS * CELL + 14, height - 24, WHITE, "REFERENCE IN WHITE");
     }
     legend(&mut canvas, masks, volume.grid.voxel_volume_ml());
     encode(&canvas)
@@ -160,7 +171,13 @@ fn views(volume: &Volume, masks: &[Mask]) -> Vec<View> {
     views
 }
 
-fn draw(canvas: &mut Canvas, (x0, y0): (usize, usize), view: &View, volume: &Volume, masks: &[Mask]) {
+fn draw(
+    canvas: &mut Canvas,
+    (x0, y0): (usize, usize),
+    view: &View,
+    volume: &Volume,
+    [masks, references]: [&[Mask]; 2],
+) {
     let mm_per_pixel = view.width_mm.max(view.height_mm) / CELL as f64;
     let pixels = |length_mm: f64| ((length_mm / mm_per_pixel) as usize).clamp(1, CELL);
     let (width, height) = (pixels(view.width_mm), pixels(view.height_mm));
@@ -176,7 +193,10 @@ fn draw(canvas: &mut Canvas, (x0, y0): (usize, usize), view: &View, volume: &Vol
         .collect();
     let mut colours: Vec<[f32; 3]> = places.iter().map(|voxel| [grey(volume, *voxel); 3]).collect();
     for mask in masks {
-        paint(&mut colours, &places, width, mask);
+        paint(&mut colours, &places, width, mask, (mask.structure.colour, FILL));
+    }
+    for mask in references {
+        paint(&mut colours, &places, width, mask, (WHITE, 0.0));
     }
     for (n, colour) in colours.iter().enumerate() {
         canvas.put(x0 + n % width, y0 + n / width, colour.map(|c| c.round() as u8));
@@ -187,8 +207,8 @@ fn draw(canvas: &mut Canvas, (x0, y0): (usize, usize), view: &View, volume: &Vol
     canvas.write(x0 + width - 14, y0 + height / 2, WHITE, view.right_mark);
 }
 
-/// Fills where the mask is, and gives its edge the full colour.
-fn paint(colours: &mut [[f32; 3]], places: &[Vec3], width: usize, mask: &Mask) {
+/// Fills where the mask is with a share of the colour, and gives its edge all of it.
+fn paint(colours: &mut [[f32; 3]], places: &[Vec3], width: usize, mask: &Mask, (paint, fill): ([u8; 3], f32)) {
     let inside: Vec<bool> = places
         .iter()
         .map(|place| nearest(*place).is_some_and(|voxel| mask.contains(voxel)))
@@ -203,9 +223,9 @@ fn paint(colours: &mut [[f32; 3]], places: &[Vec3], width: usize, mask: &Mask) {
             || !inside[n - width]
             || n + width > last
             || !inside[n + width];
-        let share = if edge { 1.0 } else { FILL };
+        let share = if edge { 1.0 } else { fill };
         for (c, colour) in colours[n].iter_mut().enumerate() {
-            *colour += share * (f32::from(mask.structure.colour[c]) - *colour);
+            *colour += share * (f32::from(paint[c]) - *colour);
         }
     }
 }
@@ -312,6 +332,17 @@ mod tests {
             coronal_x > 0.8 * CELL as f64 && coronal_y < 0.25 * CELL as f64,
             "{coronal_x} {coronal_y}"
         );
+    }
+
+    #[test]
+    fn a_reference_is_a_white_outline_over_the_mask() {
+        let (volume, mask) = turned();
+        let white = |references: &[Mask]| {
+            let sheet = comparison(&volume, std::slice::from_ref(&mask), references);
+            centre(&sheet, WHITE, AXIAL_LEVELS).0
+        };
+        // without a reference the only white is the writing, left of the mask
+        assert!(white(&[]) + 20.0 < white(std::slice::from_ref(&mask)));
     }
 
     #[test]

@@ -105,6 +105,17 @@ impl Segmenter {
         located: &[Located],
         progress: &dyn Progress,
     ) -> Result<Vec<Outline>, InferenceError> {
+        let mut sets = self.segment_sets(volume, &[located], progress)?;
+        Ok(sets.pop().unwrap_or_default())
+    }
+
+    /// The same for several sets of boxes, each as if it were alone, with the slices encoded once for all of them.
+    pub fn segment_sets(
+        &mut self,
+        volume: &Volume,
+        sets: &[&[Located]],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Outline>>, InferenceError> {
         let view = View::of(&volume.grid);
         let frame = Frame::new(view.size, &self.recipe);
         let scene = Scene {
@@ -115,16 +126,30 @@ impl Segmenter {
             hu: volume.hu.view(),
         };
         let track = |located| Track::new(located, &volume.grid, &view, &frame, &scene.keys, &self.rules);
-        let mut tracks: Vec<Option<Track<'_>>> = located.iter().map(track).collect();
-        self.follow(&scene, tracks.iter_mut().flatten().collect(), progress)?;
+        let mut tracks: Vec<Vec<Option<Track<'_>>>> =
+            sets.iter().map(|located| located.iter().map(track).collect()).collect();
+        self.follow(&scene, tracks.iter_mut().flatten().flatten().collect(), progress)?;
+        let sets = sets.iter().zip(tracks);
+        Ok(sets
+            .map(|(located, tracks)| self.outlines(&scene, volume, located, tracks))
+            .collect())
+    }
 
+    /// Masks of the structures that were followed, in the order of `located`.
+    fn outlines(
+        &self,
+        scene: &Scene<'_>,
+        volume: &Volume,
+        located: &[Located],
+        tracks: Vec<Option<Track<'_>>>,
+    ) -> Vec<Outline> {
         let mut made: BTreeMap<usize, Outlined> = BTreeMap::new();
         let (places, tracks): (Vec<_>, Vec<_>) = tracks
             .into_iter()
             .enumerate()
             .filter_map(|(place, track)| Some((place, track?)))
             .unzip();
-        for ((place, track), mask) in places.iter().zip(&tracks).zip(assemble::assemble(&scene, &tracks)) {
+        for ((place, track), mask) in places.iter().zip(&tracks).zip(assemble::assemble(scene, &tracks)) {
             if let Some(mask) = mask
                 .filter(|mask| mask.voxel_count() as f64 * volume.grid.voxel_volume_ml() >= self.limits.min_volume_ml)
             {
@@ -151,7 +176,7 @@ impl Segmenter {
                 },
             },
         };
-        Ok(located.iter().enumerate().map(outline).collect())
+        located.iter().enumerate().map(outline).collect()
     }
 
     /// Runs all tracks, window by window.

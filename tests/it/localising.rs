@@ -24,6 +24,8 @@ struct Patient {
     z_mm: [f64; 2],
     /// How far the network's body coordinate is off the anatomy.
     bias: Vec3,
+    /// The spine's bend: how far the anatomy at z = ±200 mm is shifted to the left.
+    bend_mm: f64,
 }
 
 const X_MM: [f64; 2] = [-150.0, 150.0];
@@ -36,6 +38,7 @@ const USUAL: Patient = Patient {
     stretch: 1.0,
     z_mm: [-200.0, 200.0],
     bias: [0.0; 3],
+    bend_mm: 0.0,
 };
 
 fn liver() -> &'static Structure {
@@ -44,11 +47,13 @@ fn liver() -> &'static Structure {
 
 impl Patient {
     fn anatomy(&self, at: Vec3) -> Vec3 {
-        [0, 1, 2].map(|a| (at[a] - self.shift[a]) / self.stretch)
+        let [x, y, z] = [0, 1, 2].map(|a| (at[a] - self.shift[a]) / self.stretch);
+        [x - self.bend_mm * (z / 200.0).powi(2), y, z]
     }
 
-    fn place(&self, anatomy: Vec3) -> Vec3 {
-        [0, 1, 2].map(|a| anatomy[a] * self.stretch + self.shift[a])
+    fn place(&self, [x, y, z]: Vec3) -> Vec3 {
+        let bent = [x + self.bend_mm * (z / 200.0).powi(2), y, z];
+        [0, 1, 2].map(|a| bent[a] * self.stretch + self.shift[a])
     }
 
     fn ranges(&self) -> [[f64; 2]; 3] {
@@ -102,6 +107,7 @@ impl Patient {
                 max: PatientPoint::new(x[1], y[1], z[1]),
             },
             seen,
+            range_mm: None,
             coarse: self.features(12.0, 2, 110.0),
             fine: self.features(6.0, 4, 60.0),
         }
@@ -139,6 +145,7 @@ impl Patient {
             licence: "none".into(),
             made_by: "test".into(),
             structures: BTreeMap::from([("liver".to_owned(), placed)]),
+            ..Placed::default()
         }
     }
 
@@ -162,7 +169,11 @@ fn bank(patients: &[Patient]) -> Bank {
 }
 
 fn found(bank: &Bank, patient: &Patient) -> Finding {
-    find(&patient.observe(), bank, &[liver()], &Thresholds::default(), &Silent)
+    let thresholds = Thresholds {
+        templates: 1,
+        ..Thresholds::default()
+    };
+    find(&patient.observe(), bank, &[liver()], &thresholds, &Silent)
         .unwrap()
         .remove(0)
 }
@@ -376,4 +387,61 @@ fn a_template_the_field_of_view_cut_knows_that_it_was() {
         ..USUAL
     };
     assert!(worst_face_mm(&located(&bank, &query), &query) < 2.0);
+}
+
+#[test]
+fn the_parts_of_a_long_structure_are_found_each_by_itself() {
+    let aorta = structure::by_name("aorta").unwrap();
+    let bent = Patient { bend_mm: 60.0, ..USUAL };
+    let half = 15.0;
+    let extremes = Face::ALL.map(|f| {
+        let end = if f == Face::XMax || f.axis() == 2 { 120.0 } else { 0.0 };
+        let z = if f.is_max() { end } else { -end };
+        let mut p = bent.place([0.0, 55.0, z]);
+        if f.axis() < 2 {
+            p[f.axis()] += if f.is_max() { half } else { -half };
+        }
+        (f, p)
+    });
+    let part = |n: usize| {
+        let z_mm = [0.0, 12.0].map(|z| z + 12.0 * n as f64 - 120.0);
+        let [x, y, z] = bent.place([0.0, 55.0, z_mm[0] + 6.0]);
+        PlacedSection {
+            z_mm,
+            x_min: [x - half, y, z],
+            x_max: [x + half, y, z],
+            y_min: [x, y - half, z],
+            y_max: [x, y + half, z],
+        }
+    };
+    let placed = PlacedStructure {
+        cut: vec![],
+        extremes: BTreeMap::from(extremes),
+        sections: (0..20).map(part).collect(),
+    };
+    let placed = Placed {
+        structures: BTreeMap::from([("aorta".to_owned(), placed)]),
+        ..USUAL.placed()
+    };
+    let mut bank = bank(&[USUAL]);
+    bank.templates = BTreeMap::from([("bent".to_owned(), template(&bent.observe(), &placed).unwrap())]);
+    let findings = find(&USUAL.observe(), &bank, &[aorta], &Thresholds::default(), &Silent).unwrap();
+    let located = findings[0].located().expect("in view");
+    // laid straight between its faces, the template would keep a bend of 20 mm
+    let middle = |s: &medlsamd::localise::Section| 0.5 * (s.x_mm[0] + s.x_mm[1]);
+    let worst = located.sections.iter().map(|s| middle(s).abs()).fold(0.0, f64::max);
+    assert!(located.sections.len() > 30 && worst < 5.0, "{worst:.1} mm");
+}
+
+#[test]
+fn too_few_templates_are_never_sure() {
+    let sure = |count: usize| {
+        let bank = bank(&vec![USUAL; count]);
+        let findings = find(&USUAL.observe(), &bank, &[liver()], &Thresholds::default(), &Silent).unwrap();
+        let located = findings[0].located().expect("in view");
+        let said = located.reasons.iter().any(|r| r.contains("templates it needs"));
+        assert_eq!(located.low_confidence, said, "{:?}", located.reasons);
+        !located.low_confidence
+    };
+    assert_eq!([1, 2, 3].map(sure), [false, false, true]);
 }

@@ -14,7 +14,7 @@ use medlsamd::mask::Mask;
 use medlsamd::nifti;
 use medlsamd::progress::Silent;
 use medlsamd::segment::{Outline, Segmenter};
-use medlsamd::structure::{self, Linking, Structure};
+use medlsamd::structure::{self, Structure};
 use medlsamd::volume::Volume;
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, s};
 use std::path::{Path, PathBuf};
@@ -366,61 +366,4 @@ fn a_library_or_weights_that_are_not_there_are_named() {
         matches!(&error, InferenceError::Missing(text) if text.contains("lite_medsam.pth")),
         "{error}"
     );
-}
-
-/// Prints a table of Dice, boxes right, for every structure of the labelled cases: `cargo test --test it measure -- --ignored --nocapture`.
-#[test]
-#[ignore = "takes minutes; prints figures"]
-fn measure_segmentation_with_right_boxes() {
-    let lidc = cache().join("sample/lidc_0001.nii.gz");
-    let cases = [
-        ("totalseg_example", data().join("labelled/totalseg_example/ct.nii.gz")),
-        ("lidc_0001", lidc),
-    ];
-    let mut segmenter = segmenter();
-    for (name, ct) in cases.into_iter().filter(|(_, ct)| have(std::slice::from_ref(ct))) {
-        let case = Case::read(&ct, &data().join("labelled").join(name));
-        let located: Vec<Located> = structure::STRUCTURES
-            .iter()
-            .filter_map(|structure| case.locate(structure))
-            .collect();
-        let (start, busy) = (
-            std::time::Instant::now(),
-            segmenter.encoder.busy + segmenter.decoder.busy,
-        );
-        let outlines = segmenter.segment(&case.volume, &located, &Silent).unwrap();
-        let seconds = start.elapsed().as_secs_f64();
-        let inside = (segmenter.encoder.busy + segmenter.decoder.busy - busy).as_secs_f64();
-        println!(
-            "{name}: {} structures, {seconds:.1} s, {:.1} % of it in ONNX Runtime",
-            located.len(),
-            100.0 * inside / seconds
-        );
-        for outline in &outlines {
-            match outline {
-                Outline::Empty { structure, reason } => println!("{:<22} {reason}", structure.name),
-                Outline::Outlined(outlined) => {
-                    let structure = outlined.mask.structure;
-                    let linking = if structure.linking == Linking::Sections {
-                        "sections"
-                    } else {
-                        "propagate"
-                    };
-                    let dice = dice(&outlined.mask, &case.truth(structure));
-                    println!(
-                        "{:<22} {dice:.3}  predicted IoU {:.2}  {linking}",
-                        structure.name, outlined.predicted_iou
-                    );
-                }
-            }
-        }
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        println!(
-            "{}",
-            status
-                .lines()
-                .find(|line| line.starts_with("VmHWM"))
-                .unwrap_or_default()
-        );
-    }
 }

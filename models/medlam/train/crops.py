@@ -11,6 +11,9 @@ from network import SCALES, pyramid, windows
 from volume import FINE_MM, SPACING_MM, normalise
 
 COARSE_MM = 2 * SPACING_MM
+# Knots of the warp of a view, and the largest standard deviation of their shifts before smoothing.
+WARP_MM = 60.0
+WARP_SIGMA_MM = 9.0
 AROUND = torch.stack(torch.meshgrid(*[torch.tensor([-1.0, 0.0, 1.0])] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -84,6 +87,11 @@ class View:
         self.rng = rng
         half = extent / 2 / scale + 60
         cells = (np.ceil(2 * half / COARSE_MM / 4).astype(int) * 4).tolist()
+        # organs differ in shape and place, not only in size: so a smooth warp as well
+        knots = [int(np.ceil(c * COARSE_MM / WARP_MM)) + 3 for c in cells]
+        warp = torch.tensor(rng.normal(0, rng.uniform(0, WARP_SIGMA_MM), (1, 3, *knots)), dtype=torch.float32)
+        self.warp = F.avg_pool3d(F.pad(warp, [1] * 6, mode="replicate"), 3, stride=1) * 3
+        self.warp_reach = torch.tensor(knots, dtype=torch.float32) * WARP_MM / 2
         self.grid_low = torch.tensor([-c * COARSE_MM / 2 for c in cells]) + torch.tensor(rng.uniform(-6, 6, 3), dtype=torch.float32)
         axes = [l + COARSE_MM * (torch.arange(c) + 0.5) for l, c in zip(self.grid_low, cells)]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
@@ -91,10 +99,16 @@ class View:
         self.maps = pyramid(windows(self.read(source.hu12, grid)[None, None]))
 
     def outward(self, points):
-        return points @ self.matrix.T + self.middle
+        unit = (points / self.warp_reach).flip(-1).reshape(1, -1, 1, 1, 3)
+        moved = F.grid_sample(self.warp, unit, padding_mode="border", align_corners=False).reshape(3, -1).T.reshape(points.shape)
+        return (points + moved) @ self.matrix.T + self.middle
 
     def inward(self, points):
-        return (points - self.middle) @ self.inverse.T
+        """near enough: the body coordinate of a sample is read at where it came to lie"""
+        found = (points - self.middle) @ self.inverse.T
+        for _ in range(4):
+            found = found + 0.9 * (points - self.outward(found)) @ self.inverse.T
+        return found
 
     def seen(self, x):
         inside = ((x > self.low) & (x < self.high)).all(-1)
@@ -139,7 +153,7 @@ class View:
         return torch.cat(columns, 1)
 
     def local(self, points):
-        """[N, 2 * 8 * 27] for the fine features."""
+        """[N, 3 * 8 * 27] for the fine features."""
         near = self.read(self.source.hu6, points[:, None] + AROUND * SPACING_MM)
         near = windows(near[None, None, :, :, None])[0, ..., 0].permute(1, 0, 2).flatten(1)
-        return torch.cat([near, self.neighbourhoods(points, which=[0])], 1)
+        return torch.cat([near, self.neighbourhoods(points, which=[0, 1])], 1)

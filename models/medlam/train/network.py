@@ -45,7 +45,7 @@ def unit(x, dim=1):
 
 
 class Localiser(nn.Module):
-    def __init__(self, first=192, second=96, local=48):
+    def __init__(self, first=320, second=128, local=96):
         super().__init__()
         kernel = lambda outputs: nn.Parameter(torch.randn(outputs, len(WINDOWS), 3, 3, 3) * 0.03)
         self.kernels = nn.ParameterList([kernel(first) for _ in SCALES])
@@ -53,9 +53,10 @@ class Localiser(nn.Module):
         self.hidden = nn.Linear(first, second)
         self.position_head = nn.Linear(first + second, 3)
         self.coarse_head = nn.Linear(first + second, COARSE_CHANNELS)
-        self.local6, self.local12 = (nn.Parameter(torch.randn(local, len(WINDOWS), 3, 3, 3) * 0.05) for _ in range(2))
+        self.local6, self.local12, self.local24 = (nn.Parameter(torch.randn(local, len(WINDOWS), 3, 3, 3) * 0.05) for _ in range(3))
         self.local_bias = nn.Parameter(torch.zeros(local))
-        self.fine_head = nn.Linear(local, FINE_CHANNELS)
+        self.local_hidden = nn.Linear(local, local // 2)
+        self.fine_head = nn.Linear(local + local // 2, FINE_CHANNELS)
 
     def heads(self, first):
         """[N, first] of single voxels."""
@@ -75,14 +76,16 @@ class Localiser(nn.Module):
         return self.heads(self.gather(neighbourhoods))
 
     def fine_from_samples(self, neighbourhoods):
-        """[N, 2 * 8 * 27] gathered at 6 mm and 12 mm around points of the 6 mm grid."""
-        kernel = torch.cat([self.local6.flatten(1), self.local12.flatten(1)], 1)
-        return unit(self.fine_head(F.relu(neighbourhoods @ kernel.T + self.local_bias)))
+        """[N, 3 * 8 * 27] gathered at 6, 12 and 24 mm around points of the 6 mm grid."""
+        kernel = torch.cat([k.flatten(1) for k in (self.local6, self.local12, self.local24)], 1)
+        h = F.relu(neighbourhoods @ kernel.T + self.local_bias)
+        return unit(self.fine_head(torch.cat([h, F.relu(self.local_hidden(h))], 1)))
 
     def forward(self, volume):
         w12 = windows(F.avg_pool3d(volume, 2))
         total = {}
-        for (_, stride, _, reach), kernel, level in zip(SCALES, self.kernels, pyramid(w12)):
+        levels = pyramid(w12)
+        for (_, stride, _, reach), kernel, level in zip(SCALES, self.kernels, levels):
             y = F.conv3d(level, kernel, padding=reach, dilation=reach)
             total[stride] = total[stride] + y if stride in total else y
         first = total[1]
@@ -93,8 +96,11 @@ class Localiser(nn.Module):
         position = POSITION_SCALE_MM * dense(self.position_head, both)
         coarse = unit(dense(self.coarse_head, both))
         near = F.conv3d(windows(volume), self.local6, padding=1)
-        wide = F.interpolate(F.conv3d(w12, self.local12, padding=1), scale_factor=2.0, mode="trilinear", align_corners=False)
-        fine = unit(dense(self.fine_head, F.relu(near + wide + self.local_bias.view(1, -1, 1, 1, 1))))
+        for factor, level, kernel in ((2.0, levels[0], self.local12), (4.0, levels[1], self.local24)):
+            wide = F.conv3d(level, kernel, padding=1)
+            near = near + F.interpolate(wide, scale_factor=factor, mode="trilinear", align_corners=False)
+        h = F.relu(near + self.local_bias.view(1, -1, 1, 1, 1))
+        fine = unit(dense(self.fine_head, torch.cat([h, F.relu(dense(self.local_hidden, h))], 1)))
         return position, coarse, fine
 
 

@@ -31,10 +31,16 @@ EXCLUDED = ("lidc_0001", "totalseg_example", "totalseg_aorta_crop", "itkelastix_
 SAME_PATIENT = {"acrin_breast_001_b": "acrin_breast_001_a", "elastix_lung_fup": "elastix_lung_base"}
 
 
-def load_sources(data, anchors_path, work, log):
+# Volumes that nothing ties together lie this far apart, so that no place of one is a place of another.
+APART_MM = 5000.0
+
+
+def load_sources(data, anchors_path, work, log, anchored=True):
     anchors = atlas.load_anchors(anchors_path)
     paths = sorted(glob.glob(os.path.join(data, "*.nii.gz")))
     volumes = [Volume(p) for p in paths if os.path.basename(p).split(".")[0] not in EXCLUDED]
+    if not anchored:
+        return [Source(v, own_coordinate(v, i), v.body6()) for i, v in enumerate(volumes)]
     key = hashlib.sha256(json.dumps([anchors, [v.id for v in volumes]], sort_keys=True).encode()).hexdigest()[:12]
     cache = os.path.join(work, f"atlas-{key}.npz")
     if not os.path.exists(cache):
@@ -45,6 +51,15 @@ def load_sources(data, anchors_path, work, log):
         np.savez(cache, **fields)
     stored = np.load(cache)
     return [Source(v, stored[f"u:{v.id}"], stored[f"b:{v.id}"]) for v in volumes]
+
+
+def own_coordinate(volume, number):
+    """The volume's own millimetres, for the ablation: the published loss knows no more."""
+    index = np.indices(volume.hu6.shape, dtype=np.float32)
+    middle = (np.array(volume.hu6.shape) - 1) / 2
+    coordinate = SPACING_MM * (index - middle[:, None, None, None])
+    coordinate[0] += APART_MM * number
+    return coordinate.astype(np.float32)
 
 
 def draw_samples(sources, patients, options, log):
@@ -133,7 +148,7 @@ def similarity_loss(query, keys, query_at, keys_at, radius, dead, sharpness=12.0
     return (everything - positive).mean()
 
 
-def losses(net, samples, pairs, fine_pairs, tree, rarity, rng, size):
+def losses(net, samples, pairs, fine_pairs, tree, rarity, rng, size, anchored=True):
     """One step: half of the nodes anywhere, half crowded about two places, where telling them apart is hard."""
     which = rng.choice(len(pairs.nodes), size=size // 2, p=rarity)
     for centre in rng.choice(len(pairs.nodes), size=2, p=rarity):
@@ -145,8 +160,16 @@ def losses(net, samples, pairs, fine_pairs, tree, rarity, rng, size):
     position, coarse = net.from_samples(samples["near"][rows].float())
     error = position - at
     other = torch.randperm(len(rows))
+    between = error - error[other]
+    if not anchored:
+        # only pairs of one volume are known to be related, and no place is known at all
+        owner = samples["volume"][rows]
+        order = torch.argsort(owner + torch.rand(len(rows)))
+        same = owner[order[1:]] == owner[order[:-1]]
+        between = (error[order[1:]] - error[order[:-1]])[same]
+        error = error * 0
     result = {"place": F.smooth_l1_loss(error, torch.zeros_like(error), beta=8.0) / 20,
-              "pair": F.smooth_l1_loss(error - error[other], torch.zeros_like(error), beta=8.0) / 20,
+              "pair": F.smooth_l1_loss(between, torch.zeros_like(between), beta=8.0) / 20,
               "mm": error.detach().norm(dim=1).mean()}
     half = len(a)
     result["coarse"] = 0.5 * (similarity_loss(coarse[:half], coarse[half:], at[:half], at[half:], 16.0, 12.0)
@@ -166,7 +189,7 @@ def train(options):
     log = lambda text: print(text, flush=True)
     cache = os.path.join(options.work, "samples.pt")
     if not os.path.exists(cache):
-        sources = load_sources(options.data, options.anchors, options.work, log)
+        sources = load_sources(options.data, options.anchors, options.work, log, not options.no_anchors)
         patients = [SAME_PATIENT.get(s.id, s.id) for s in sources]
         torch.save(draw_samples(sources, patients, options, log), cache)
     samples = torch.load(cache)
@@ -201,7 +224,7 @@ def train(options):
         rate = options.rate * min(1, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        terms = losses(net, samples, pairs, fine_pairs, tree, rarity, rng, options.batch)
+        terms = losses(net, samples, pairs, fine_pairs, tree, rarity, rng, options.batch, not options.no_anchors)
         loss = sum(w * terms[k] for k, w in WEIGHTS.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -288,6 +311,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of CT as .nii.gz, 3 mm")
     parser.add_argument("--anchors", default=os.path.join(here, "anchors.json"))
+    parser.add_argument("--no-anchors", action="store_true", help="ablation: nothing ties the volumes together")
     parser.add_argument("--work", required=True, help="samples, checkpoint, curve and cached atlas; training resumes from it")
     parser.add_argument("--views", type=int, default=600, help="random views the training voxels are drawn from")
     parser.add_argument("--nodes", type=int, default=4000, help="places of the body met in several views")

@@ -3,7 +3,8 @@
   python landmarks.py --data <ct3mm> --masks <masks> --templates .. --out ../../train/anchors.json
 
 Lung apices and domes are moved to the surface near the point read off the picture (unless marked "fixed");
-kidney poles, the liver's and the spleen's lower tips and the heart's apex come from the outlines where these exist."""
+kidney poles, the tips of liver, spleen, shoulder blades and heart, the poles of the brain and the middles of the eyes come
+from the outlines where these exist."""
 import argparse
 import json
 import os
@@ -14,7 +15,11 @@ from common import Volume, load_mask, mask_names, read_json
 
 POLES = (("kidney_right", "z_max", "kidney_right_upper"), ("kidney_right", "z_min", "kidney_right_lower"),
          ("kidney_left", "z_max", "kidney_left_upper"), ("kidney_left", "z_min", "kidney_left_lower"),
-         ("liver", "z_min", "liver_lower_tip"), ("spleen", "z_min", "spleen_lower_tip"))
+         ("liver", "z_min", "liver_lower_tip"), ("spleen", "z_min", "spleen_lower_tip"),
+         ("scapula_right", "z_min", "scapula_right_tip"), ("scapula_left", "z_min", "scapula_left_tip"),
+         ("brain", "y_min", "frontal_pole"), ("brain", "y_max", "occipital_pole"))
+# middles of small round structures
+MIDDLES = ("eye_left", "eye_right")
 
 
 def apex(v, p, r=8):
@@ -64,6 +69,10 @@ def main():
                     out[name].pop(n, None)
                     if face in structures[s]["extremes"]:
                         out[name][n] = structures[s]["extremes"][face]
+            for s in MIDDLES:
+                if s in structures:
+                    ends = structures[s]["extremes"]
+                    out[name][s] = [round((ends[axis + "_min"][i] + ends[axis + "_max"][i]) / 2, 1) for i, axis in enumerate("xyz")]
         if "heart" in mask_names(a.masks, name):
             q = np.array(np.where(load_mask(a.masks, name, "heart")))
             score = q[2] * .6 - q[1] * .5 - q[0] * .62  # left, front, down

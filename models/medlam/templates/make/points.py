@@ -3,7 +3,8 @@
   python points.py --data <ct3mm> --masks <masks> --out .. [volume ...]
 
 faces.json: faces that are left out because they are not to be seen with certainty (added to those the field of view
-cuts), and ranges of z outside of which a mask is not used."""
+cuts), ranges of z outside of which a mask is not used, and what was placed by eye where the outline stops short of the end:
+extreme points, and boxes z0, z1, x0, x1, y0, y1 of the missing parts, millimetres LPS."""
 import argparse
 import json
 import os
@@ -17,6 +18,8 @@ SOURCE = {"acrin_breast_001_a": ("ACRIN-FLT-Breast", "CC BY 3.0"), "acrin_breast
           "cmb_crc_01068": ("CMB-CRC", "CC BY 4.0"), "cptac_gbm_01192": ("CPTAC-GBM", "CC BY 3.0"),
           "cptac_pda_00189": ("CPTAC-PDA", "CC BY 3.0"), "crlm_1004": ("Colorectal-Liver-Metastases", "CC BY 4.0"),
           "crlm_1006": ("Colorectal-Liver-Metastases", "CC BY 4.0"), "lidc_0314": ("LIDC-IDRI", "CC BY 3.0")}
+# several volumes of one patient; the others' patient is the volume
+PATIENT = {"acrin_breast_001_a": "acrin_breast_001", "acrin_breast_001_b": "acrin_breast_001"}
 # outlined but not trusted
 DROP = {"lidc_0314": ["lung_right"]}  # collapse and effusion
 FACES = ("z_min", "y_min", "x_min", "z_max", "y_max", "x_max")
@@ -52,6 +55,18 @@ def entry(v, m, cut):
     return e
 
 
+def add_by_eye(e, extremes, boxes):
+    e["extremes"] |= {f: [float(t) for t in q] for f, q in extremes.items()}
+    e["cut"] = [f for f in e.get("cut", ()) if f not in extremes]
+    for z0, z1, x0, x1, y0, y1 in boxes:
+        x, y, z = (x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2
+        e["sections"].append({"z_mm": [z0, z1], "y_min": [x, y0, z], "y_max": [x, y1, z], "x_min": [x0, y, z], "x_max": [x1, y, z]})
+    e["sections"].sort(key=lambda s: s["z_mm"])
+    e["complete"] = not e["cut"]
+    if not e["cut"]:
+        del e["cut"]
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--data", required=True)
@@ -71,7 +86,10 @@ def main():
                     lo, hi = rule["keep_z"]
                     m &= ((v.axis(2) >= lo) & (v.axis(2) <= hi))[:, None, None]
                 structures[n] = entry(v, m, rule.get("cut", ()))
-        head = {"volume": name, "file": name + ".nii.gz", "source": SOURCE[name][0], "licence": SOURCE[name][1],
+                if "by_eye" in rule:
+                    add_by_eye(structures[n], **rule["by_eye"])
+        patient = {"patient": PATIENT[name]} if name in PATIENT else {}
+        head = {"volume": name, **patient, "file": name + ".nii.gz", "source": SOURCE[name][0], "licence": SOURCE[name][1],
                 "made_by": "model-assisted, reviewed by eye, not by a physician", "presence": presence[name]}
         with open(os.path.join(a.out, name + ".json"), "w") as f:
             f.write("{\n" + "".join(" %s: %s,\n" % (json.dumps(k), json.dumps(x)) for k, x in head.items()) + ' "structures": {\n')

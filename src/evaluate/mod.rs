@@ -1,10 +1,17 @@
 //! How far a result is from the truth: the measures of the MedLSAM papers, defined once.
+//!
+//! What is really there comes from labels or from points placed by eye ([`truth`]). Each structure of each volume is one row
+//! ([`score`]): box IoU, wall distance and ALE of its localisation, and overlap and surface distances of its outlines
+//! ([`surface`]), with the located boxes and with the true ones, so that the loss of each stage shows. A structure that is in
+//! view and is not found, or is outlined by nothing, counts with 0. [`ablation`] says what each step is worth.
+
+pub mod surface;
+pub mod truth;
+pub mod score;
+pub mod ablation;
+pub mod report;
 
 use crate::geometry::{Box3, PatientPoint};
-use crate::localise::Finding;
-use crate::structure::Structure;
-use crate::teach::PlacedStructure;
-use std::collections::BTreeMap;
 
 /// Volume of the intersection over volume of the union.
 pub fn box_iou(a: &Box3, b: &Box3) -> f64 {
@@ -31,53 +38,6 @@ pub fn wall_distance_mm(a: &Box3, b: &Box3) -> f64 {
 /// Mean distance between located and true extreme points, millimetres (ALE); `None` of nothing.
 pub fn landmark_error_mm(pairs: &[(PatientPoint, PatientPoint)]) -> Option<f64> {
     (!pairs.is_empty()).then(|| pairs.iter().map(|(p, q)| p.distance_mm(*q)).sum::<f64>() / pairs.len() as f64)
-}
-
-/// How the localisation of one structure compares with truth.
-#[derive(Clone, Debug)]
-pub struct BoxScore {
-    pub structure: &'static Structure,
-    /// The field of view cuts the true structure: its box is then compared inside the field of view.
-    pub truncated: bool,
-    pub iou: f64,
-    pub wall_distance_mm: f64,
-    pub confidence: f32,
-    pub low_confidence: bool,
-}
-
-/// What was found against what is there.
-#[derive(Clone, Debug, Default)]
-pub struct Localisation {
-    /// Structures that are there and were located.
-    pub scores: Vec<BoxScore>,
-    /// There, but reported not found, with the reason given.
-    pub missed: Vec<(&'static Structure, String)>,
-    /// Located, but not there.
-    pub invented: Vec<&'static Structure>,
-}
-
-/// Compares findings with true points; `truth` holds every structure that is in view, cut or whole.
-pub fn localisation(findings: &[Finding], truth: &BTreeMap<String, PlacedStructure>) -> Localisation {
-    let mut result = Localisation::default();
-    for finding in findings {
-        match (finding, truth.get(finding.structure().name)) {
-            (Finding::Located(located), Some(placed)) => {
-                let Some(real) = placed.bounds() else { continue };
-                result.scores.push(BoxScore {
-                    structure: located.structure,
-                    truncated: !placed.cut.is_empty(),
-                    iou: box_iou(&located.bounds, &real),
-                    wall_distance_mm: wall_distance_mm(&located.bounds, &real),
-                    confidence: located.confidence,
-                    low_confidence: located.low_confidence,
-                });
-            }
-            (Finding::Located(located), None) => result.invented.push(located.structure),
-            (Finding::NotFound { structure, reason }, Some(_)) => result.missed.push((structure, reason.clone())),
-            (Finding::NotFound { .. }, None) => {}
-        }
-    }
-    result
 }
 
 #[cfg(test)]
