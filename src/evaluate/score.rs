@@ -254,6 +254,7 @@ mod tests {
             seen: Vec::new(),
             coarse: empty(),
             fine: empty(),
+            range_mm: None,
         };
         let case = Case {
             group: "test",
