@@ -6,7 +6,7 @@ use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
 use crate::progress::Progress;
 use crate::results::{self, Identity, Kind, ModelUsed, ResultError, ResultObject, Source};
-use crate::segment::{Outline, Segmenter};
+use crate::segment::{Outline, Outlined, Segmenter};
 use crate::series::{self, Rejection, Requirements, Series};
 use crate::structure::Structure;
 use crate::volume::{self, Volume, VolumeError};
@@ -233,7 +233,7 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Ve
             Finding::NotFound { structure, reason } => StructureReport::absent(structure, vec![reason.clone()]),
             Finding::Located(located) => match outlines.next() {
                 Some(Outline::Outlined(outlined)) => {
-                    let report = StructureReport::present(volume, located, &outlined.mask);
+                    let report = StructureReport::present(volume, located, &outlined);
                     masks.push(outlined.mask);
                     report
                 }
@@ -259,8 +259,10 @@ impl StructureReport {
         }
     }
 
-    fn present(volume: &Volume, located: &Located, mask: &Mask) -> Self {
-        let verdict = match (located.low_confidence, located.truncated.is_empty()) {
+    fn present(volume: &Volume, located: &Located, outlined: &Outlined) -> Self {
+        let Outlined { mask, doubt, .. } = outlined;
+        let low = located.low_confidence || doubt.is_some();
+        let verdict = match (low, located.truncated.is_empty()) {
             (true, _) => Verdict::LowConfidence,
             (false, false) => Verdict::Truncated,
             (false, true) => Verdict::Found,
@@ -273,7 +275,7 @@ impl StructureReport {
             volume_ml: Some(count as f64 * volume.grid.voxel_volume_ml()),
             mean_hu: Some(mean_hu(volume, mask, count)),
             confidence: Some(located.confidence),
-            reasons: located.reasons.clone(),
+            reasons: located.reasons.iter().chain(doubt).cloned().collect(),
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct Thresholds {
     pub in_view: f64,
     /// Long structures (parts along z) need only this much of their length, millimetres.
     pub in_view_long_mm: f64,
+    /// Where the field of view cuts a structure, less of it than this may as well be none of it: its faces are located to
+    /// about a centimetre.
+    pub surely_in_view_mm: f64,
 }
 
 impl Default for Thresholds {
@@ -48,6 +51,7 @@ impl Default for Thresholds {
             not_found: 0.08,
             in_view: 0.3,
             in_view_long_mm: 20.0,
+            surely_in_view_mm: 40.0,
         }
     }
 }
@@ -133,12 +137,17 @@ pub fn judge(search: &Search<'_>, framed: &Framed, bounds: &Box3, thresholds: &T
     let low = 0.5 * (thresholds.low_confidence + thresholds.not_found);
     let mut verdict = match signals(search, framed, bounds) {
         Some(signals) => weigh(signals, &framed.repairs, thresholds),
-        // a long structure may run through the volume from end to end; of any other, what is in view would show
+        // a long structure may have its ends and its widest places elsewhere; of any other, some would be in view
         None => Verdict {
-            confidence: if runs_through(framed) { low } else { 0.0 },
+            confidence: if search.structure.linking == Linking::Sections { low } else { 0.0 },
             doubts: vec!["none of its extreme points is in view".into()],
         },
     };
+    let length_mm = framed.visible.max.z - framed.visible.min.z;
+    if framed.truncated.iter().any(|f| f.axis() == 2) && length_mm < thresholds.surely_in_view_mm {
+        verdict.confidence = verdict.confidence.min(low);
+        verdict.doubts.push(format!("only its last {length_mm:.0} mm would be in view, if at all"));
+    }
     if search.patterns.len() < thresholds.templates {
         verdict.confidence = verdict.confidence.min(low);
         let count = search.patterns.len();
@@ -148,10 +157,6 @@ pub fn judge(search: &Search<'_>, framed: &Framed, bounds: &Box3, thresholds: &T
         ));
     }
     verdict
-}
-
-fn runs_through(framed: &Framed) -> bool {
-    [Face::ZMin, Face::ZMax].iter().all(|f| framed.truncated.contains(f))
 }
 
 /// The worst signal decides; repairs and stray points lower it further.

@@ -205,6 +205,13 @@ impl<'a> Track<'a> {
         }
     }
 
+    /// What the network itself thinks poorly of: most often the located box is wrong there.
+    pub fn doubt(&self, rules: &Rules) -> Option<String> {
+        let iou = self.predicted_iou();
+        (iou < rules.doubtful_iou)
+            .then(|| format!("the segmenter expects its outline to overlap the truth by {iou:.2} only"))
+    }
+
     /// Mean of the network's own estimates.
     pub fn predicted_iou(&self) -> f32 {
         self.planes.values().map(|plane| plane.iou).sum::<f32>() / self.planes.len().max(1) as f32

@@ -53,6 +53,8 @@ pub struct Outlined {
     pub mask: Mask,
     /// Mean of the decoder's own IoU estimate over the slices used.
     pub predicted_iou: f32,
+    /// Why a human should not trust the outline unseen.
+    pub doubt: Option<String>,
 }
 
 /// What became of one located structure.
@@ -158,6 +160,7 @@ impl Segmenter {
                     Outlined {
                         mask,
                         predicted_iou: track.predicted_iou(),
+                        doubt: track.doubt(&self.rules),
                     },
                 );
             }

@@ -24,6 +24,8 @@ pub struct Rules {
     pub min_dice: f32,
     /// Propagation ends where the mask has fewer plane pixels than this.
     pub min_area_px: usize,
+    /// Below this mean of the network's own estimates an outline is marked low confidence.
+    pub doubtful_iou: f32,
     /// Where two masks overlap, the much smaller one keeps the voxels if the network's estimate of it is at least this.
     pub sure_iou: f32,
     /// When a structure is followed beyond the located box along the slices.
@@ -93,6 +95,7 @@ impl Rules {
             dice_weight: manifest.number("dice_weight")? as f32,
             min_dice: manifest.number("min_dice")? as f32,
             min_area_px: manifest.number("min_area_px")? as usize,
+            doubtful_iou: manifest.number("doubtful_iou")? as f32,
             sure_iou: manifest.number("sure_iou")? as f32,
             beyond: Beyond::read(manifest)?,
             plausible_hu: per_window(manifest, "plausible_hu")?,

@@ -28,6 +28,7 @@ pub fn rules() -> Rules {
         dice_weight: 0.5,
         min_dice: 0.1,
         min_area_px: 4,
+        doubtful_iou: 0.6,
         sure_iou: 0.7,
         beyond: Beyond {
             reach_mm: 10.0,
