@@ -6,7 +6,7 @@ use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 use ort::logging::LogLevel;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::{Outlet, DynValue, Tensor, TensorRef};
+use ort::value::{DynValue, Outlet, Tensor, TensorRef};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

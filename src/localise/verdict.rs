@@ -139,14 +139,20 @@ pub fn judge(search: &Search<'_>, framed: &Framed, bounds: &Box3, thresholds: &T
         Some(signals) => weigh(signals, &framed.repairs, thresholds),
         // a long structure may have its ends and its widest places elsewhere; of any other, some would be in view
         None => Verdict {
-            confidence: if search.structure.linking == Linking::Sections { low } else { 0.0 },
+            confidence: if search.structure.linking == Linking::Sections {
+                low
+            } else {
+                0.0
+            },
             doubts: vec!["none of its extreme points is in view".into()],
         },
     };
     let length_mm = framed.visible.max.z - framed.visible.min.z;
     if framed.truncated.iter().any(|f| f.axis() == 2) && length_mm < thresholds.surely_in_view_mm {
         verdict.confidence = verdict.confidence.min(low);
-        verdict.doubts.push(format!("only its last {length_mm:.0} mm would be in view, if at all"));
+        verdict
+            .doubts
+            .push(format!("only its last {length_mm:.0} mm would be in view, if at all"));
     }
     if search.patterns.len() < thresholds.templates {
         verdict.confidence = verdict.confidence.min(low);

@@ -7,7 +7,7 @@ use crate::support::peers::peer;
 use medlsamd::job::State;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(1500);
 
@@ -110,6 +110,7 @@ fn four_series_pushed_at_once_become_four_results_in_the_pacs() {
 }
 
 /// Orthanc as the source too; a slice that comes late makes a second job whose result supersedes the first, and both say so.
+/// `MEDLSAMD_TEST_LATE_S=120` sends it that many seconds after the others; it is always after the first job's end.
 #[test]
 fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
     let Some(root) = data::folder() else { return };
@@ -125,10 +126,13 @@ fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
     let files = data::unpack(&root.join("dicom/crlm_1006.zip"), folder.path());
     let (late, early) = outermost(&files);
     early.iter().for_each(|file| orthanc.upload(file));
+    let pushed = Instant::now();
     orthanc.push_ct();
     let first = daemon.wait_for_jobs(1, PATIENCE).remove(0);
     assert_eq!(first.state, State::Done, "{:?}", first.reason);
 
+    let late_s = std::env::var("MEDLSAMD_TEST_LATE_S").map_or(0, |s| s.parse().unwrap());
+    std::thread::sleep(Duration::from_secs(late_s).saturating_sub(pushed.elapsed()));
     orthanc.upload(&late);
     orthanc.push_ct();
     let jobs = daemon.wait_for_jobs(2, PATIENCE);
@@ -150,6 +154,7 @@ fn a_late_slice_makes_a_new_result_that_says_what_it_supersedes() {
             .collect::<Vec<_>>()
             .join("\n")
     };
+    println!("first job:\n{}\nsecond job:\n{}", story(first.id), story(second.id));
     assert!(
         story(first.id).contains(&format!("job {}", second.id)),
         "{}",

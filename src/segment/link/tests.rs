@@ -119,6 +119,12 @@ fn propagation_starts_in_the_middle_and_follows_the_mask_both_ways_until_it_ends
         [4, 6, 8, 10, 12, 14]
     );
     assert!((track.predicted_iou() - 0.9).abs() < 1e-6);
+    assert_eq!(track.doubt(&rules()), None);
+    let demanding = Rules {
+        doubtful_iou: 0.95,
+        ..rules()
+    };
+    assert!(track.doubt(&demanding).is_some_and(|doubt| doubt.contains("0.90")));
 }
 
 /// The key slices that are kept when every answer on slice k is a disc of this radius and estimate.
