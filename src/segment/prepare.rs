@@ -108,6 +108,10 @@ pub fn dominant_axes(grid: &Grid) -> [usize; 3] {
     best
 }
 
+/// Nothing is thinner than air: scanners write lower values where they reconstructed nothing. Shown as they are, they would take
+/// the dark end of the lung window, and with it the contrast between airways and lung.
+const AIR_HU: f32 = -1024.0;
+
 /// How the network wants its image; from the model's manifest.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -234,7 +238,7 @@ pub fn image(recipe: &Recipe, view: &View, frame: &Frame, window: Window, stored
     let [low, high] = recipe.windows[window.index()];
     let shown = view
         .turn(stored)
-        .mapv(|hu| (f32::from(hu).clamp(low, high) - low) / (high - low) * 255.0);
+        .mapv(|hu| (f32::from(hu).max(AIR_HU).clamp(low, high) - low) / (high - low) * 255.0);
     let across = taps(frame.view[0], frame.filled[0], recipe.cubic);
     let down = taps(frame.view[1], frame.filled[1], recipe.cubic);
     let small = resample(resample(shown.view(), &across).t(), &down).reversed_axes();
@@ -427,6 +431,21 @@ pub mod tests {
         for (_, weights) in taps(4, 9, true).iter().chain(&taps(7, 3, true)) {
             assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn what_a_scanner_writes_outside_its_circle_looks_like_air() {
+        let slice = |outside: i16| {
+            Array2::from_shape_fn(
+                (40, 40),
+                |(j, i)| if i + j < 20 { outside } else { 10 * j as i16 - 900 },
+            )
+        };
+        let (recipe, view) = (recipe(64, false, false), View::of(&grid([X, Y, Z])));
+        let frame = Frame::new([40, 40], &recipe);
+        let shown = |outside| image(&recipe, &view, &frame, Window::Lung, slice(outside).view());
+        assert_eq!(shown(-3024), shown(-1024));
+        assert_ne!(shown(-900), shown(-1024));
     }
 
     #[test]
