@@ -145,7 +145,7 @@ fn smoothed(shifts: impl Iterator<Item = Option<Vec3>>) -> Vec<Option<Vec3>> {
 }
 
 /// Template heights to heights here, slope and shift: a straight line through the structure's two ends, each where its face was
-/// found, or where the body coordinate of the template's cut lies. `None` without two ends.
+/// found, or where the body coordinate of the template's cut lies. `None` without two ends apart.
 fn height(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation: &Observation) -> Option<(f64, f64)> {
     let end = |face: Face, found: f64| {
         let Landmark { at, body, cubes } = pattern.landmark(face)?;
@@ -157,6 +157,10 @@ fn height(pattern: &Pattern, framed: &Framed, alignment: &Alignment, observation
     };
     let (from, low) = end(Face::ZMin, framed.full.min.z)?;
     let (to, high) = end(Face::ZMax, framed.full.max.z)?;
+    // a bank's file may say anything that is finite
+    if to - from < 1.0 {
+        return None;
+    }
     let slope = ((high - low) / (to - from)).clamp(1.0 / MAX_STRETCH, MAX_STRETCH);
     Some((slope, 0.5 * (low + high) - slope * 0.5 * (from + to)))
 }
@@ -221,5 +225,55 @@ pub fn fit_to_sections(framed: &Framed, sections: &[Section]) -> Box3 {
         bounds
     } else {
         framed.visible
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::localise::bank::Cubes;
+    use crate::localise::fine::Features;
+
+    #[test]
+    fn heights_are_a_line_through_both_ends_and_flat_templates_give_none() {
+        let end = |z: f64| {
+            let cubes = Cubes {
+                fine: Vec::new(),
+                coarse: Vec::new(),
+            };
+            Some(Landmark {
+                at: [0.0, 0.0, z],
+                body: [0.0; 3],
+                cubes: Some(cubes),
+            })
+        };
+        let empty = || Features::new(ndarray::Array4::zeros((1, 1, 1, 1)), [0.0; 3], 6.0, 1);
+        let observation = Observation {
+            bounds: Box3::EMPTY,
+            seen: Vec::new(),
+            range_mm: None,
+            coarse: empty(),
+            fine: empty(),
+        };
+        let found = Box3 {
+            min: [0.0, 0.0, 10.0].into(),
+            max: [0.0, 0.0, 130.0].into(),
+        };
+        let framed = Framed {
+            full: found,
+            shown: [1.0; 3],
+            visible: found,
+            truncated: Vec::new(),
+            repairs: Vec::new(),
+        };
+        let line = |low: f64, high: f64| {
+            let mut pattern = Pattern::default();
+            pattern.landmarks[Face::ZMin as usize] = end(low);
+            pattern.landmarks[Face::ZMax as usize] = end(high);
+            height(&pattern, &framed, &Alignment::default(), &observation)
+        };
+        let (slope, start) = line(-50.0, 50.0).unwrap();
+        assert!((slope - 1.2).abs() < 1e-9 && (start - 70.0).abs() < 1e-9);
+        assert_eq!(line(20.0, 20.0), None);
     }
 }

@@ -30,8 +30,8 @@ pub struct Rules {
     pub sure_iou: f32,
     /// When a structure is followed beyond the located box along the slices.
     pub beyond: Beyond,
-    /// Least and greatest HU of a slice's mask (its mean or its median), for structures shown in the soft, bone and lung window. What lies outside
-    /// is another tissue, whatever the network says: most often the located box is wrong there.
+    /// Least and greatest HU of a slice's mask (its mean or its median), for structures shown in the soft, bone and lung window.
+    /// What lies outside is another tissue, whatever the network says: most often the located box is wrong there.
     pub plausible_hu: [[f32; 2]; 3],
 }
 

@@ -4,10 +4,11 @@
 //! (`tests/judge/vit_b.py`). Needs the runtime library, a labelled CT, and a Python with torch, scipy, nibabel and
 //! segment-anything, named by `MEDLSAMD_TEST_TORCH`.
 
+use crate::segmenting::choice;
 use crate::support::{daemon, data};
 use medlsamd::geometry::{Box3, Grid, PatientPoint};
 use medlsamd::inference::model::Manifest;
-use medlsamd::inference::runtime::{Choice, Feed, Runtime};
+use medlsamd::inference::runtime::{Feed, Runtime};
 use medlsamd::localise::Located;
 use medlsamd::mask::Mask;
 use medlsamd::nifti;
@@ -53,14 +54,7 @@ fn manifest(weights: &Path) -> Manifest {
 }
 
 fn segmenter(weights: &Path) -> Segmenter {
-    let choice = Choice {
-        providers: vec!["cpu".into()],
-        strict: true,
-        device: 0,
-        fp16: false,
-        engine_cache: None,
-        threads: 0,
-    };
+    let choice = choice(&["cpu"], true);
     let runtime = Runtime::load(&daemon::cache().join("onnxruntime/libonnxruntime.so"), &choice).unwrap();
     Segmenter::load(&runtime, manifest(weights)).unwrap()
 }

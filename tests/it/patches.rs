@@ -3,9 +3,10 @@
 //! `tests/data/patch` is made by `models/medlam/convert/fixtures.py`: a small network of the published layout, random but for
 //! the last layer, which knows where in this volume a patch lies; and what PyTorch's own network says of the volume.
 
+use crate::segmenting::choice;
 use medlsamd::geometry::{Grid, Vec3};
 use medlsamd::inference::model::Manifest;
-use medlsamd::inference::runtime::{Choice, InferenceError, Runtime};
+use medlsamd::inference::runtime::{InferenceError, Runtime};
 use medlsamd::localise::bank::Bank;
 use medlsamd::localise::{Face, Finding, Localiser};
 use medlsamd::progress::Silent;
@@ -28,14 +29,7 @@ fn data() -> PathBuf {
 }
 
 fn runtime() -> Runtime {
-    let choice = Choice {
-        providers: vec!["cpu".into()],
-        strict: true,
-        device: 0,
-        fp16: false,
-        engine_cache: None,
-        threads: 2,
-    };
+    let choice = choice(&["cpu"], true);
     Runtime::load(&root().join(".cache/onnxruntime/libonnxruntime.so"), &choice).unwrap()
 }
 

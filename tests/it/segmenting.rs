@@ -4,6 +4,7 @@
 //! TotalSegmentator's, so a Dice says how far two programs agree.
 
 use crate::support::stop::Stop;
+use medlsamd::evaluate::truth;
 use medlsamd::geometry::{Box3, Grid};
 use medlsamd::inference::model::Manifest;
 use medlsamd::inference::onnx;
@@ -50,7 +51,7 @@ fn weights() -> PathBuf {
     cache().join("weights/lite_medsam.pth")
 }
 
-fn choice(providers: &[&str], strict: bool) -> Choice {
+pub fn choice(providers: &[&str], strict: bool) -> Choice {
     let providers = providers.iter().map(|p| (*p).to_owned()).collect();
     Choice {
         providers,
@@ -77,7 +78,7 @@ impl Case {
     pub fn read(ct: &Path, folder: &Path) -> Self {
         let volume = nifti::read_ct(ct).unwrap();
         let (grid, stored) = nifti::read_labels(&folder.join("seg.nii.gz")).unwrap();
-        let labels = onto(&volume.grid, &grid, &stored);
+        let labels = truth::onto(&volume.grid, &grid, stored);
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(folder.join("labels.json")).unwrap()).unwrap();
         Self {
@@ -126,14 +127,6 @@ impl Case {
 }
 
 /// Labels of another grid of the same voxels, on `grid`.
-fn onto(grid: &Grid, of: &Grid, stored: &Array3<u16>) -> Array3<u16> {
-    Array3::from_shape_fn(grid.shape(), |(k, j, i)| {
-        let at = of.to_voxel(grid.to_patient([i as f64, j as f64, k as f64]));
-        let [i, j, k] = at.map(|v| v.round() as usize);
-        stored.get([k, j, i]).copied().unwrap_or(0)
-    })
-}
-
 fn bounds(grid: &Grid, truth: &Array3<bool>, slices: std::ops::Range<usize>) -> Option<Box3> {
     let mut bounds = Box3::EMPTY;
     let part = truth.slice(s![slices.clone(), .., ..]);
