@@ -84,6 +84,15 @@ pub enum ResultError {
     Source(String),
     #[error("{0}")]
     Content(String),
+    /// A label map holds one structure per voxel; the same masks can be written as `seg`.
+    #[error(
+        "{first} and {second} both claim {voxels} voxels, and a label map holds one structure per voxel: write `seg` (BINARY) instead"
+    )]
+    Overlap {
+        first: &'static str,
+        second: &'static str,
+        voxels: usize,
+    },
 }
 
 /// One kind of result object.
@@ -99,7 +108,12 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "seg",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4",
-        write: seg::write,
+        write: seg::binary::write,
+    },
+    Kind {
+        name: "labelmap",
+        sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.7",
+        write: seg::labelmap::write,
     },
     Kind {
         name: "rtstruct",

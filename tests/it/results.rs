@@ -22,7 +22,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 /// The Python that has the judges' packages.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
     if !named.is_file() {
@@ -38,15 +38,15 @@ fn python() -> Option<PathBuf> {
 }
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
-struct Pose {
-    name: &'static str,
+pub struct Pose {
+    pub name: &'static str,
     orientation: [f64; 6],
     origin: [f64; 3],
     step: [f64; 3],
 }
 
 /// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
-const POSES: &[Pose] = &[
+pub const POSES: &[Pose] = &[
     Pose {
         name: "hfs",
         orientation: [1., 0., 0., 0., 1., 0.],
@@ -92,9 +92,9 @@ const POSES: &[Pose] = &[
     },
 ];
 
-const COLUMNS: usize = 37;
-const ROWS: usize = 29;
-const SLICES: usize = 9;
+pub const COLUMNS: usize = 37;
+pub const ROWS: usize = 29;
+pub const SLICES: usize = 9;
 
 fn decimals(values: &[f64]) -> PrimitiveValue {
     PrimitiveValue::Strs(
@@ -106,11 +106,11 @@ fn decimals(values: &[f64]) -> PrimitiveValue {
 }
 
 /// Writes a small CT series; the size is no multiple of eight, so that SEG frames begin in the middle of bytes.
-fn phantom(folder: &Path, pose: &Pose) -> Series {
+pub fn phantom(folder: &Path, pose: &Pose) -> Series {
     stack(folder, pose, [COLUMNS, ROWS, SLICES])
 }
 
-fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
+pub fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
     for k in 0..slices {
         let at: Vec<f64> = (0..3)
@@ -164,7 +164,7 @@ fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Ser
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path());
@@ -173,7 +173,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn series_of(folder: &Path) -> Series {
+pub fn series_of(folder: &Path) -> Series {
     let instances = files(folder)
         .iter()
         .map(|file| Instance::read(file).expect("a CT slice"))
@@ -189,7 +189,7 @@ fn series_of(folder: &Path) -> Series {
 }
 
 /// Crops a full grid `[k, j, i]` to its true voxels.
-fn mask(name: &str, full: &Array3<bool>) -> Mask {
+pub fn mask(name: &str, full: &Array3<bool>) -> Mask {
     let structure = structure::by_name(name).expect("a structure");
     let bound = |axis: usize| {
         let used = |n: &usize| full.index_axis(ndarray::Axis(axis), *n).iter().any(|v| *v);
@@ -208,7 +208,7 @@ fn mask(name: &str, full: &Array3<bool>) -> Mask {
 }
 
 /// Shapes that go wrong elsewhere: ring, two islands, one voxel, corners that touch, a comb, the whole frame.
-fn shapes(series: &Series) -> Vec<Mask> {
+pub fn shapes(series: &Series) -> Vec<Mask> {
     let shape = series.grid.shape();
     let (ks, rows, columns) = (shape.0 as f64, shape.1 as f64, shape.2 as f64);
     let radius = |k: usize, j: usize, i: usize, at: f64| {
@@ -262,12 +262,14 @@ fn models() -> Vec<ModelUsed> {
 fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
-        results::KINDS.iter().map(write).collect()
+        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
+        let kinds = results::KINDS.iter().filter(|kind| kind.name != "labelmap");
+        kinds.map(write).collect()
     })
 }
 
 /// What a writer needs, in the generic style, with made-up measures.
-fn with_source<T>(
+pub fn with_source<T>(
     series: &Series,
     masks: &[Mask],
     seed: &str,
@@ -400,18 +402,18 @@ impl Case {
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
+pub fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
     text(&run(Command::new(dciodvfy).arg(file)).stderr)
         .lines()
         .map(str::to_owned)
