@@ -553,7 +553,7 @@ fn what_cannot_be_written_rightly_is_refused() {
             .all(|said| said.contains("two masks of lung_left"))
     );
     std::fs::remove_file(&series.slices[0].path).expect("removed");
-    assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
+    assert!(refuse(&masks[1..2]).iter().all(|said| said.contains(".dcm")));
 }
 
 #[test]

@@ -77,6 +77,16 @@ def read_seg_by_highdicom(path, slices):
 
     seg = highdicom.seg.segread(path)
     masks = {}
+    if seg.SegmentationType == "LABELMAP":
+        # Segment by segment, highdicom 0.28.2 casts 16-bit labels to 8 bits before it compares them.
+        labels = seg.get_pixels_by_source_instance(
+            source_sop_instance_uids=slices.uids,
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint16,
+        )
+        numbers = {number: seg.get_segment_description(number).tracking_id for number in seg.segment_numbers}
+        return seg, {name: labels == number for number, name in numbers.items()}
     for number in seg.segment_numbers:
         description = seg.get_segment_description(number)
         pixels = seg.get_pixels_by_source_instance(
@@ -277,7 +287,7 @@ def main():
         report["frames"] = int(seg.NumberOfFrames)
         if unequal_text:
             wrong.append(f"{unequal_text} frames write another position than their slice")
-        for segment in seg.SegmentSequence:
+        for segment in seg.SegmentSequence[int(seg.SegmentationType == "LABELMAP") :]:
             roi_names[segment.TrackingID] = segment.SegmentLabel
         for name, mask in seg_masks.items():
             entry = report["structures"].setdefault(name, {})

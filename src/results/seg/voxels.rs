@@ -118,7 +118,7 @@ mod tests {
         fn bits_stand_where_they_were_put(row in prop::collection::vec(any::<bool>(), 1..40), first in 0usize..30) {
             let mut bits = vec![0u8; 10];
             prop_assert!(!put_bits(&mut bits, first, &row));
-            for at in 0..80 {
+            for at in 0..80usize {
                 let wanted = at.checked_sub(first).is_some_and(|n| row.get(n) == Some(&true));
                 prop_assert_eq!(bits[at / 8] >> (at % 8) & 1 == 1, wanted);
             }
