@@ -34,7 +34,7 @@
 //!   [`localise`] (MedLAM), [`teach`] (templates), [`segment`] (MedSAM), [`results`] (one file per kind), [`pipeline`] (the
 //!   story in five steps), [`evaluate`] (against truth). No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
-//!   logic), [`job`] (the state machine, one pure function), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
+//!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
 //!   [`gather`] (when a series is whole), [`watch`] (drop folders).
 //! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
 //!   [`worker`] (the compute lane), [`delivery`] (what we send), [`daemon`] (the only place that knows everyone), [`exit`],
@@ -70,6 +70,7 @@ pub mod config;
 pub mod protocol;
 pub mod net;
 pub mod job;
+pub mod dispatch;
 pub mod store;
 pub mod intake;
 pub mod gather;
