@@ -5,7 +5,8 @@ use crate::inference::runtime::{Assignment, InferenceError};
 use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
 use crate::progress::Progress;
-use crate::results::{self, Identity, Kind, ModelUsed, ResultError, ResultObject, Source};
+use crate::results::style::Style;
+use crate::results::{self, Identity, Kind, Measure, ModelUsed, ResultError, ResultObject, Source};
 use crate::segment::{Outline, Outlined, Segmenter};
 use crate::series::{self, Rejection, Requirements, Series};
 use crate::structure::Structure;
@@ -18,8 +19,27 @@ use std::time::{Duration, Instant};
 pub struct Request {
     pub requirements: Requirements,
     pub structures: Vec<&'static Structure>,
-    pub results: Vec<&'static Kind>,
+    /// Every object to write, each once.
+    pub results: Vec<Wanted>,
     pub identity: Identity,
+}
+
+/// An object to write: its kind, in the style of a profile.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub kind: &'static Kind,
+    pub profile: String,
+    pub style: Style,
+}
+
+impl Wanted {
+    pub fn generic(kind: &'static Kind) -> Self {
+        Self {
+            kind,
+            profile: results::GENERIC.into(),
+            style: Style::default(),
+        }
+    }
 }
 
 /// The resident models. One thread owns them.
@@ -148,27 +168,29 @@ pub fn run(
     })?;
     let located: Vec<Located> = findings.iter().filter_map(Finding::located).cloned().collect();
     let outlines = clock.time("segment", || engines.segmenter.segment(&volume, &located, progress))?;
-    let (masks, structures) = account(&volume, &findings, outlines);
+    let (masks, measures, structures) = account(&volume, &findings, outlines);
     if masks.is_empty() {
         return Err(PipelineError::Refused(nothing_found(&structures)));
     }
 
     let models = engines.models_used();
+    let sheet = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
     progress.stage("write", request.results.len());
-    let source = Source {
-        series: &series,
-        masks: &masks,
-        identity: &request.identity,
-        models: &models,
-    };
     let objects = clock.time("write", || {
-        request
-            .results
-            .iter()
-            .map(|kind| (kind.write)(&source))
-            .collect::<Result<Vec<_>, _>>()
+        let write = |wanted: &Wanted| {
+            (wanted.kind.write)(&Source {
+                series: &series,
+                masks: &masks,
+                measures: &measures,
+                sheet: &sheet,
+                identity: &request.identity,
+                models: &models,
+                profile: &wanted.profile,
+                style: &wanted.style,
+            })
+        };
+        request.results.iter().map(write).collect::<Result<Vec<_>, _>>()
     })?;
-    let picture = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
 
     let report = Report {
         study_instance_uid: series.study_instance_uid.to_string(),
@@ -191,7 +213,7 @@ pub fn run(
         series,
         masks,
         objects,
-        picture,
+        picture: sheet.png(),
         report,
     })
 }
@@ -223,9 +245,14 @@ impl Engines {
     }
 }
 
-/// Pairs every wanted structure with what became of it; the masks that go into the results.
-fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Vec<Mask>, Vec<StructureReport>) {
+/// Pairs every wanted structure with what became of it; the masks that go into the results, and their measures.
+fn account(
+    volume: &Volume,
+    findings: &[Finding],
+    outlines: Vec<Outline>,
+) -> (Vec<Mask>, Vec<Measure>, Vec<StructureReport>) {
     let mut masks = Vec::new();
+    let mut measures = Vec::new();
     let mut reports = Vec::new();
     let mut outlines = outlines.into_iter();
     for finding in findings {
@@ -233,8 +260,10 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Ve
             Finding::NotFound { structure, reason } => StructureReport::absent(structure, vec![reason.clone()]),
             Finding::Located(located) => match outlines.next() {
                 Some(Outline::Outlined(outlined)) => {
-                    let report = StructureReport::present(volume, located, &outlined);
+                    let measure = measure(volume, located, &outlined);
+                    let report = StructureReport::present(located, &outlined, &measure);
                     masks.push(outlined.mask);
+                    measures.push(measure);
                     report
                 }
                 Some(Outline::Empty { structure, reason }) => StructureReport::absent(structure, vec![reason]),
@@ -243,7 +272,7 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> (Ve
         };
         reports.push(report);
     }
-    (masks, reports)
+    (masks, measures, reports)
 }
 
 impl StructureReport {
@@ -259,24 +288,32 @@ impl StructureReport {
         }
     }
 
-    fn present(volume: &Volume, located: &Located, outlined: &Outlined) -> Self {
-        let Outlined { mask, doubt, .. } = outlined;
-        let low = located.low_confidence || doubt.is_some();
+    fn present(located: &Located, outlined: &Outlined, measure: &Measure) -> Self {
+        let low = located.low_confidence || outlined.doubt.is_some();
         let verdict = match (low, located.truncated.is_empty()) {
             (true, _) => Verdict::LowConfidence,
             (false, false) => Verdict::Truncated,
             (false, true) => Verdict::Found,
         };
-        let count = mask.voxel_count();
         Self {
             name: located.structure.name.into(),
             roi_name: located.structure.roi_name.into(),
             verdict,
-            volume_ml: Some(count as f64 * volume.grid.voxel_volume_ml()),
-            mean_hu: Some(mean_hu(volume, mask, count)),
+            volume_ml: Some(measure.volume_ml),
+            mean_hu: Some(measure.mean_hu),
             confidence: Some(located.confidence),
-            reasons: located.reasons.iter().chain(doubt).cloned().collect(),
+            reasons: measure.remarks.clone(),
         }
+    }
+}
+
+fn measure(volume: &Volume, located: &Located, outlined: &Outlined) -> Measure {
+    let Outlined { mask, doubt, .. } = outlined;
+    let count = mask.voxel_count();
+    Measure {
+        volume_ml: count as f64 * volume.grid.voxel_volume_ml(),
+        mean_hu: mean_hu(volume, mask, count),
+        remarks: located.reasons.iter().chain(doubt).cloned().collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::Protocol;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
-use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
+use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict, Wanted};
 use crate::progress::Progress;
 use crate::results::{self, Identity};
 use crate::series::Requirements;
@@ -47,7 +47,7 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
                 min_extent_mm: usual.min_extent_mm,
             },
             structures: structures.clone(),
-            results: results::KINDS.iter().collect(),
+            results: results::KINDS.iter().map(Wanted::generic).collect(),
             identity: identity(order, &uid, engines),
         };
         let out = if several {
@@ -153,7 +153,7 @@ fn write(outcome: &Outcome, out: &Path, dump_masks: bool) -> anyhow::Result<()> 
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
     for object in &outcome.objects {
-        put(&format!("{}.dcm", object.kind), &object.part10)?;
+        put(&format!("{}.dcm", object.key), &object.part10)?;
     }
     put("picture.png", &outcome.picture)?;
     put("report.json", serde_json::to_string_pretty(&outcome.report)?.as_bytes())?;

@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::dicom::header::Instance;
 use crate::job::{Job, JobId, KeptResult, Outcome as Ending, Summary};
-use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
+use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict, Wanted};
 use crate::process;
 use crate::progress::Progress;
 use crate::results;
@@ -147,7 +147,12 @@ impl Lane {
             },
             structures: process::wanted(&protocol.structures, &self.engines)
                 .map_err(|error| PipelineError::GaveUp(error.to_string()))?,
-            results: protocol.results.iter().filter_map(|name| results::kind(name)).collect(),
+            results: protocol
+                .results
+                .iter()
+                .filter_map(|name| results::kind(name))
+                .map(Wanted::generic)
+                .collect(),
             identity: job.identity.clone(),
         };
         let watch = JobWatch {
@@ -251,10 +256,10 @@ fn keep_files(dir: &Path, outcome: &Outcome) -> std::io::Result<Vec<KeptResult>>
     std::fs::create_dir_all(dir)?;
     let mut kept = Vec::new();
     for object in &outcome.objects {
-        let path = dir.join(format!("{}.dcm", object.kind));
+        let path = dir.join(format!("{}.dcm", object.key));
         put_durably(&path, &object.part10)?;
         kept.push(KeptResult {
-            kind: object.kind.to_string(),
+            kind: object.key.clone(),
             sop_class_uid: object.sop_class_uid.clone(),
             sop_instance_uid: object.sop_instance_uid.clone(),
             transfer_syntax_uid: object.transfer_syntax_uid.clone(),

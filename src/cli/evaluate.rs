@@ -179,7 +179,7 @@ impl Bench<'_> {
                     .collect();
                 put(
                     &out.join(format!("{}.png", order.id)),
-                    &picture::comparison(&volume, &masks, &real),
+                    &picture::comparison(&volume, &masks, &real).png(),
                 )?;
             }
         }

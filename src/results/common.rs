@@ -3,7 +3,7 @@
 use crate::dicom::uid::Uid;
 use crate::results::dataset::{DataSet, Value};
 use crate::results::header;
-use crate::results::{ResultError, Source};
+use crate::results::{self, ResultError, Source};
 use crate::structure::Code;
 use dicom::core::Tag;
 use dicom::dictionary_std::tags;
@@ -146,8 +146,8 @@ pub(crate) fn begin(source: &Source<'_>, kind: &Kind) -> Result<Draft, ResultErr
     let mut draft = Draft {
         data: DataSet::default(),
         sop_class_uid: known_uid(kind.sop_class_uid),
-        sop_instance_uid: derived(source, kind.name, "instance"),
-        series_instance_uid: derived(source, kind.name, "series"),
+        sop_instance_uid: derived(source, &results::key(kind.name, source.profile), "instance"),
+        series_instance_uid: derived(source, &results::key(kind.name, source.profile), "series"),
         first,
     };
     patient(&mut draft);

@@ -6,11 +6,14 @@ pub mod rtstruct;
 pub mod contour;
 pub mod picture;
 pub mod dump;
+pub mod style;
 mod dataset;
 mod header;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
+use crate::results::picture::Sheet;
+use crate::results::style::Style;
 use crate::series::Series;
 
 /// Everything about a run that must not change when it is repeated. Fixed in the job row when the job is made.
@@ -36,12 +39,28 @@ pub struct ModelUsed {
     pub sha256: String,
 }
 
+/// What was measured of one outlined structure, for the objects that hold numbers.
+#[derive(Clone, Debug)]
+pub struct Measure {
+    pub volume_ml: f64,
+    pub mean_hu: f64,
+    /// In words why the outline is doubtful or cut; empty when it is neither.
+    pub remarks: Vec<String>,
+}
+
 /// What a writer needs.
 pub struct Source<'a> {
     pub series: &'a Series,
     pub masks: &'a [Mask],
+    /// One per mask, in their order.
+    pub measures: &'a [Measure],
+    /// The contact sheet of the run.
+    pub sheet: &'a Sheet,
     pub identity: &'a Identity,
     pub models: &'a [ModelUsed],
+    /// `generic` or a destination profile's: part of every UID, because another style makes another object.
+    pub profile: &'a str,
+    pub style: &'a Style,
 }
 
 /// A finished Part 10 object.
@@ -49,6 +68,8 @@ pub struct Source<'a> {
 pub struct ResultObject {
     /// `seg`, `rtstruct`: the name in [`KINDS`].
     pub kind: &'static str,
+    /// The name it is kept under: the kind, and the profile it was written for unless that is `generic`.
+    pub key: String,
     pub sop_class_uid: Uid,
     pub sop_instance_uid: Uid,
     pub series_instance_uid: Uid,
@@ -86,6 +107,17 @@ pub const KINDS: &[Kind] = &[
         write: rtstruct::write,
     },
 ];
+
+/// The profile everything is written in when nobody asks for another.
+pub const GENERIC: &str = "generic";
+
+/// The name an object of a kind is kept under when it was written for a profile.
+pub fn key(kind: &str, profile: &str) -> String {
+    match profile {
+        GENERIC => kind.to_owned(),
+        other => format!("{kind}-{other}"),
+    }
+}
 
 /// Looks a kind up by its name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

@@ -24,13 +24,15 @@ const FILL: f32 = 0.3;
 const WHITE: [u8; 3] = [235, 235, 235];
 
 /// An RGB image.
-struct Canvas {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
+/// A picture in sRGB, three bytes a pixel, row by row.
+#[derive(Clone, Debug, Default)]
+pub struct Sheet {
+    pub width: usize,
+    pub height: usize,
+    pub pixels: Vec<u8>,
 }
 
-impl Canvas {
+impl Sheet {
     fn put(&mut self, x: usize, y: usize, colour: [u8; 3]) {
         if x < self.width && y < self.height {
             let at = (y * self.width + x) * 3;
@@ -65,14 +67,14 @@ struct View {
 }
 
 /// Draws the contact sheet and encodes it as PNG. Holds no patient data.
-pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Vec<u8> {
+pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Sheet {
     comparison(volume, masks, &[])
 }
 
 /// The same with the outlines of reference masks in white over them.
-pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Vec<u8> {
+pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Sheet {
     let (width, height) = (COLUMNS * CELL + LEGEND, ROWS * CELL);
-    let mut canvas = Canvas {
+    let mut canvas = Sheet {
         width,
         height,
         pixels: vec![0; width * height * 3],
@@ -93,20 +95,23 @@ pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Vec<u
         canvas.write(COLUMNS * CELL + 14, height - 24, WHITE, "REFERENCE IN WHITE");
     }
     legend(&mut canvas, masks, volume.grid.voxel_volume_ml());
-    encode(&canvas)
+    canvas
 }
 
-fn encode(canvas: &Canvas) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, canvas.width as u32, canvas.height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().expect("a Vec takes every byte");
-    writer
-        .write_image_data(&canvas.pixels)
-        .expect("the buffer has the declared size");
-    writer.finish().expect("a Vec takes every byte");
-    file
+impl Sheet {
+    /// As a PNG file.
+    pub fn png(&self) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let mut writer = encoder.write_header().expect("a Vec takes every byte");
+        writer
+            .write_image_data(&self.pixels)
+            .expect("the buffer has the declared size");
+        writer.finish().expect("a Vec takes every byte");
+        file
+    }
 }
 
 /// Where the structures are, or the whole volume when there are none.
@@ -171,13 +176,7 @@ fn views(volume: &Volume, masks: &[Mask]) -> Vec<View> {
     views
 }
 
-fn draw(
-    canvas: &mut Canvas,
-    (x0, y0): (usize, usize),
-    view: &View,
-    volume: &Volume,
-    [masks, references]: [&[Mask]; 2],
-) {
+fn draw(canvas: &mut Sheet, (x0, y0): (usize, usize), view: &View, volume: &Volume, [masks, references]: [&[Mask]; 2]) {
     let mm_per_pixel = view.width_mm.max(view.height_mm) / CELL as f64;
     let pixels = |length_mm: f64| ((length_mm / mm_per_pixel) as usize).clamp(1, CELL);
     let (width, height) = (pixels(view.width_mm), pixels(view.height_mm));
@@ -261,7 +260,7 @@ fn grey(volume: &Volume, voxel: Vec3) -> f32 {
     ((hu - HU_BLACK) / (HU_WHITE - HU_BLACK) * 255.0).clamp(0.0, 255.0)
 }
 
-fn legend(canvas: &mut Canvas, masks: &[Mask], voxel_volume_ml: f64) {
+fn legend(canvas: &mut Sheet, masks: &[Mask], voxel_volume_ml: f64) {
     let x = COLUMNS * CELL + 14;
     canvas.write(x, 8, WHITE, "AI-MADE, NOT REVIEWED");
     for (n, mask) in masks.iter().enumerate() {
@@ -305,16 +304,13 @@ mod tests {
     }
 
     /// Mean place of a colour's pixels within a cell.
-    fn centre(png: &[u8], colour: [u8; 3], cell: usize) -> (f64, f64) {
-        let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
+    fn centre(sheet: &Sheet, colour: [u8; 3], cell: usize) -> (f64, f64) {
         let (x0, y0) = (cell % COLUMNS * CELL, cell / COLUMNS * CELL);
         let (mut x, mut y, mut count) = (0.0, 0.0, 0.0);
         for n in 0..CELL * CELL {
             let (px, py) = (n % CELL, n / CELL);
-            let at = ((y0 + py) * info.width as usize + x0 + px) * 3;
-            if pixels[at..at + 3] == colour {
+            let at = ((y0 + py) * sheet.width + x0 + px) * 3;
+            if sheet.pixels[at..at + 3] == colour {
                 (x, y, count) = (x + px as f64, y + py as f64, count + 1.0);
             }
         }
@@ -348,6 +344,6 @@ mod tests {
     #[test]
     fn a_sheet_without_structures_is_still_a_picture() {
         let (volume, _) = turned();
-        assert!(contact_sheet(&volume, &[]).starts_with(b"\x89PNG"));
+        assert!(contact_sheet(&volume, &[]).png().starts_with(b"\x89PNG"));
     }
 }

@@ -10,7 +10,7 @@ use crate::mask::Mask;
 use crate::results::common::{self, Draft};
 use crate::results::contour::{self, Polygon};
 use crate::results::dataset::{self, DataSet, MAX_SHORT_VALUE, Value};
-use crate::results::{ResultError, ResultObject, Source};
+use crate::results::{self, ResultError, ResultObject, Source};
 use dicom::core::VR;
 use dicom::dictionary_std::tags;
 
@@ -56,6 +56,7 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     }
     Ok(ResultObject {
         kind: KIND.name,
+        key: results::key(KIND.name, source.profile),
         part10: dataset::part10(&draft.data, &draft.sop_class_uid, &draft.sop_instance_uid),
         sop_class_uid: draft.sop_class_uid,
         sop_instance_uid: draft.sop_instance_uid,
@@ -138,7 +139,7 @@ fn structure_set(draft: &mut Draft, source: &Source<'_>) {
             tags::REFERENCED_FRAME_OF_REFERENCE_UID,
             &source.series.frame_of_reference_uid,
         );
-        item.text(tags::ROI_NAME, mask.structure.roi_name);
+        item.text(tags::ROI_NAME, source.style.name(mask.structure));
         item.text(tags::ROI_DESCRIPTION, "AI-generated, not reviewed");
         item.text(tags::ROI_GENERATION_ALGORITHM, "AUTOMATIC");
         item.text(tags::ROI_GENERATION_DESCRIPTION, common::algorithm_name(source));
@@ -216,7 +217,7 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
         )));
     }
     let mut item = DataSet::default();
-    let [red, green, blue] = mask.structure.colour;
+    let [red, green, blue] = source.style.colour(mask.structure);
     item.text(tags::ROI_DISPLAY_COLOR, format!("{red}\\{green}\\{blue}"));
     item.items(tags::CONTOUR_SEQUENCE, contours);
     item.text(tags::REFERENCED_ROI_NUMBER, (n + 1).to_string());

@@ -9,7 +9,7 @@ use crate::mask::Mask;
 use crate::results::common::{self, Draft};
 use crate::results::dataset::{self, DataSet, Value};
 use crate::results::header;
-use crate::results::{ResultError, ResultObject, Source};
+use crate::results::{self, ResultError, ResultObject, Source};
 use crate::structure::Code;
 use dicom::core::{Tag, VR};
 use dicom::dictionary_std::tags;
@@ -81,6 +81,7 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     append_pixels(&mut part10, source, &frames)?;
     Ok(ResultObject {
         kind: KIND.name,
+        key: results::key(KIND.name, source.profile),
         sop_class_uid: draft.sop_class_uid,
         sop_instance_uid: draft.sop_instance_uid,
         series_instance_uid: draft.series_instance_uid,
@@ -148,7 +149,7 @@ fn segment(source: &Source<'_>, n: usize, mask: &Mask) -> DataSet {
     let structure = mask.structure;
     let mut item = DataSet::default();
     item.shorts(tags::SEGMENT_NUMBER, &[n as u16 + 1]);
-    item.text(tags::SEGMENT_LABEL, structure.roi_name);
+    item.text(tags::SEGMENT_LABEL, source.style.name(structure));
     item.text(tags::SEGMENT_DESCRIPTION, "AI-generated, not reviewed");
     item.text(tags::SEGMENT_ALGORITHM_TYPE, "AUTOMATIC");
     item.text(tags::SEGMENT_ALGORITHM_NAME, common::algorithm_name(source));
@@ -171,7 +172,10 @@ fn segment(source: &Source<'_>, n: usize, mask: &Mask) -> DataSet {
     });
     item.text(tags::TRACKING_ID, structure.name);
     item.uid(tags::TRACKING_UID, &common::derived(source, "tracking", structure.name));
-    item.shorts(tags::RECOMMENDED_DISPLAY_CIE_LAB_VALUE, &cielab(structure.colour));
+    item.shorts(
+        tags::RECOMMENDED_DISPLAY_CIE_LAB_VALUE,
+        &cielab(source.style.colour(structure)),
+    );
     item
 }
 

@@ -10,7 +10,9 @@ use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
-use medlsamd::results::{self, Identity, ModelUsed, ResultObject, Source, dump, picture};
+use medlsamd::results::picture::Sheet;
+use medlsamd::results::style::Style;
+use medlsamd::results::{self, Identity, Measure, ModelUsed, ResultObject, Source, dump, picture};
 use medlsamd::series::{self, Requirements, Series};
 use medlsamd::structure;
 use medlsamd::volume;
@@ -242,17 +244,42 @@ fn models() -> Vec<ModelUsed> {
 }
 
 fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
-    let (identity, models) = (identity(seed), models());
-    let source = Source {
+    with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
+        let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
+        results::KINDS.iter().map(write).collect()
+    })
+}
+
+/// What a writer needs, in the generic style, with made-up measures.
+fn with_source<T>(
+    series: &Series,
+    masks: &[Mask],
+    seed: &str,
+    profile: (&str, &Style),
+    write: impl FnOnce(&Source<'_>) -> T,
+) -> T {
+    let measures: Vec<Measure> = (1..=masks.len())
+        .map(|n| Measure {
+            volume_ml: 12.5 * n as f64,
+            mean_hu: 40.0 - n as f64,
+            remarks: Vec::new(),
+        })
+        .collect();
+    let sheet = Sheet {
+        width: 4,
+        height: 2,
+        pixels: (0..24).collect(),
+    };
+    write(&Source {
         series,
         masks,
-        identity: &identity,
-        models: &models,
-    };
-    results::KINDS
-        .iter()
-        .map(|kind| (kind.write)(&source).expect("an object"))
-        .collect()
+        measures: &measures,
+        sheet: &sheet,
+        identity: &identity(seed),
+        models: &models(),
+        profile: profile.0,
+        style: profile.1,
+    })
 }
 
 /// A series, its objects and its masks as files.
@@ -407,7 +434,7 @@ fn real_series_read_back_voxel_for_voxel() {
         let volume = volume::reconstruct(&series, &Silent).expect("HU");
         let sheet = picture::contact_sheet(&volume, &shapes(&series));
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("contact_sheet_{name}.png"));
-        std::fs::write(place, sheet).expect("written");
+        std::fs::write(place, sheet.png()).expect("written");
     }
 }
 
@@ -459,23 +486,24 @@ fn ten_segments_on_five_hundred_slices() {
             mask(name, &voxels)
         })
         .collect();
-    let (identity, models) = (identity("measured"), models());
-    let source = Source {
-        series: &series,
-        masks: &masks,
-        identity: &identity,
-        models: &models,
-    };
-    for kind in results::KINDS {
-        let begin = Instant::now();
-        let object = (kind.write)(&source).expect("an object");
-        eprintln!(
-            "{}: {:.2} s, {:.1} MB",
-            kind.name,
-            begin.elapsed().as_secs_f64(),
-            object.part10.len() as f64 / 1e6
-        );
-    }
+    with_source(
+        &series,
+        &masks,
+        "measured",
+        (results::GENERIC, &Style::default()),
+        |source| {
+            for kind in results::KINDS {
+                let begin = Instant::now();
+                let object = (kind.write)(source).expect("an object");
+                eprintln!(
+                    "{}: {:.2} s, {:.1} MB",
+                    kind.name,
+                    begin.elapsed().as_secs_f64(),
+                    object.part10.len() as f64 / 1e6
+                );
+            }
+        },
+    );
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     eprintln!(
         "{}",
@@ -491,18 +519,11 @@ fn what_cannot_be_written_rightly_is_refused() {
     let ct = tempfile::tempdir().expect("a folder");
     let series = phantom(ct.path(), &POSES[0]);
     let mut masks = shapes(&series);
-    let (identity, models) = (identity("a"), models());
     let refuse = |masks: &[Mask]| {
-        let source = Source {
-            series: &series,
-            masks,
-            identity: &identity,
-            models: &models,
-        };
-        results::KINDS
-            .iter()
-            .map(|kind| (kind.write)(&source).expect_err("a refusal").to_string())
-            .collect::<Vec<_>>()
+        with_source(&series, masks, "a", (results::GENERIC, &Style::default()), |source| {
+            let refused = |kind: &results::Kind| (kind.write)(source).expect_err("a refusal").to_string();
+            results::KINDS.iter().map(refused).collect::<Vec<_>>()
+        })
     };
     assert!(refuse(&[]).iter().all(|said| said.contains("no structure")));
     masks[0].offset[2] += SLICES;
