@@ -24,3 +24,19 @@ pub fn peer(tool: &str) -> Option<PathBuf> {
     }
     found
 }
+
+/// The Python that has the judges' packages.
+pub fn python() -> Option<PathBuf> {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
+    if !named.is_file() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} is missing, and in CI it must not be",
+            named.display()
+        );
+        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
+        return None;
+    }
+    Some(named)
+}
