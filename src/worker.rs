@@ -4,11 +4,11 @@
 
 use crate::config::Config;
 use crate::dicom::header::Instance;
+use crate::dispatch;
 use crate::job::{Job, JobId, KeptResult, Outcome as Ending, Summary};
-use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict, Wanted};
+use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
 use crate::process;
 use crate::progress::Progress;
-use crate::results;
 use crate::series::Requirements;
 use crate::store::{Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
@@ -147,12 +147,7 @@ impl Lane {
             },
             structures: process::wanted(&protocol.structures, &self.engines)
                 .map_err(|error| PipelineError::GaveUp(error.to_string()))?,
-            results: protocol
-                .results
-                .iter()
-                .filter_map(|name| results::kind(name))
-                .map(Wanted::generic)
-                .collect(),
+            results: dispatch::plan(&self.config, protocol).0,
             identity: job.identity.clone(),
         };
         let watch = JobWatch {
@@ -176,14 +171,11 @@ impl Lane {
         };
         crate::failpoint::hit("worker_before_keep");
         let name = job.protocol.as_deref().unwrap_or_default();
-        let send_to = self
-            .config
-            .protocol(name)
-            .map(|p| p.send_to.clone())
-            .unwrap_or_default();
+        let parcels = self.config.protocol(name).map(|p| dispatch::plan(&self.config, p).1);
+        let (summary, now) = (summary(&outcome.report), Timestamp::now());
         let state = self
             .store
-            .keep(job, &kept, &summary(&outcome.report), &send_to, Timestamp::now())?;
+            .keep(job, &kept, &summary, &parcels.unwrap_or_default(), now)?;
         tracing::info!(%state, results = kept.len(), "results kept");
         (self.kept)();
         Ok(())

@@ -7,6 +7,8 @@ mod resolve;
 
 pub use resolve::{Config, Problem, Route};
 
+use crate::results;
+use crate::results::profile::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +24,8 @@ pub struct Written {
     pub watch: Watch,
     pub protocol: Vec<Protocol>,
     pub destination: Vec<Destination>,
+    /// The site's own destination profiles; one of a built-in name replaces it.
+    pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
     pub models: Models,
     pub log: Log,
@@ -178,6 +182,9 @@ pub struct Destination {
     pub name: String,
     /// `AETITLE@host:port`.
     pub address: String,
+    /// What it takes, and how: a name of the built-in or the site's own profiles.
+    #[serde(default = "default_profile")]
+    pub profile: String,
     #[serde(default = "default_timeout_s")]
     pub timeout_s: u64,
     /// First pause after a failed send; doubles up to `retry_max_s`.
@@ -190,6 +197,9 @@ pub struct Destination {
     pub attempts: u32,
 }
 
+fn default_profile() -> String {
+    results::GENERIC.into()
+}
 fn default_timeout_s() -> u64 {
     60
 }
@@ -289,6 +299,7 @@ impl Written {
         let destination = Destination {
             name: "PACS".into(),
             address: "PACS@10.0.0.5:104".into(),
+            profile: default_profile(),
             timeout_s: default_timeout_s(),
             retry_s: default_retry_s(),
             retry_max_s: default_retry_max_s(),
@@ -298,10 +309,16 @@ impl Written {
             engine_cache: Some("/var/lib/medlsamd/engines".into()),
             ..Inference::default()
         };
+        let profile = Profile {
+            about: "Our planning system".into(),
+            takes: vec!["rtstruct".into()],
+            ..Profile::default()
+        };
         Self {
             peer: vec![peer],
             protocol: vec![protocol],
             destination: vec![destination],
+            profile: BTreeMap::from([("our_tps".into(), profile)]),
             inference,
             ..Self::default()
         }

@@ -3,9 +3,10 @@
 use crate::config::{Destination, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
+use crate::results::profile::{self, Profile};
 use crate::structure;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Something wrong with the configuration.
@@ -33,11 +34,14 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// A destination with its address understood.
+/// A destination with its address and profile understood.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub name: String,
     pub address: Address,
+    pub profile: Profile,
+    /// The profile whose style this is: the first of those that write alike, so that alike receivers share their objects.
+    pub style: String,
     pub written: Destination,
 }
 
@@ -163,8 +167,20 @@ fn collect_unknown(table: &toml::Table, example: &toml::Table, prefix: &str, fou
             found.push(Problem::new(name, "no such key", format!("known here: {near}")));
             continue;
         };
-        // A protocol's match holds the operator's own keywords.
-        if key == "match" {
+        // These hold the operator's own keywords, structures and names.
+        if ["match", "names", "colours"].contains(&key.as_str()) {
+            continue;
+        }
+        if prefix.is_empty() && key == "profile" {
+            let known = known
+                .as_table()
+                .and_then(|profiles| profiles.values().next())
+                .and_then(toml::Value::as_table);
+            for (profile, value) in value.as_table().into_iter().flatten() {
+                if let (Some(known), Some(value)) = (known, value.as_table()) {
+                    collect_unknown(value, known, &format!("{name}.{profile}."), found);
+                }
+            }
             continue;
         }
         let items = |value: &toml::Value| match value {
@@ -285,6 +301,7 @@ fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
 }
 
 fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Route> {
+    let profiles = profiles(written, problems);
     let mut names = BTreeSet::new();
     let mut routes = Vec::new();
     for (n, destination) in written.destination.iter().enumerate() {
@@ -295,13 +312,29 @@ fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Rou
                 "names are unique",
             ));
         }
-        match destination.address.parse::<Address>() {
-            Ok(address) => routes.push(Route {
+        let profile = profiles.get(&destination.profile);
+        if profile.is_none() {
+            let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+            problems.push(Problem::new(
+                format!("destination[{n}].profile"),
+                format!("no profile is called {:?}", destination.profile),
+                format!(
+                    "{}, or a [profile.{}] of your own",
+                    known.join(", "),
+                    destination.profile
+                ),
+            ));
+        }
+        match (destination.address.parse::<Address>(), profile) {
+            (Ok(address), Some(profile)) => routes.push(Route {
                 name: destination.name.clone(),
                 address,
+                profile: profile.clone(),
+                style: first_alike(&profiles, profile),
                 written: destination.clone(),
             }),
-            Err(error) => problems.push(Problem::new(
+            (Ok(_), None) => {}
+            (Err(error), _) => problems.push(Problem::new(
                 format!("destination[{n}].address"),
                 error.to_string(),
                 "e.g. \"PACS@10.0.0.5:104\"",
@@ -309,6 +342,71 @@ fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Rou
         }
     }
     routes
+}
+
+/// The built-in profiles and the site's own, which replace those of the same name.
+fn profiles(written: &Written, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
+    let mut profiles = profile::built_in();
+    for (name, profile) in &written.profile {
+        let mut complain = |key: &str, problem: String, hint: &str| {
+            problems.push(Problem::new(format!("profile.{name}.{key}"), problem, hint))
+        };
+        // It becomes a part of file names.
+        if name.is_empty()
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            complain("", "not a name".into(), "lower-case letters, digits and _");
+        }
+        for kind in profile.takes.iter().filter(|kind| results::kind(kind).is_none()) {
+            complain(
+                "takes",
+                format!("no result is called {kind:?}"),
+                &results::names().join(", "),
+            );
+        }
+        for structure in profile.style.names.keys().chain(profile.style.colours.keys()) {
+            if structure::by_name(structure).is_none() {
+                let hint = "`medlsamd template list` shows the names";
+                complain("style", format!("no structure is called {structure:?}"), hint);
+            }
+        }
+        if !(profile.style.simplify_mm.is_finite() && (0.0..=1.0).contains(&profile.style.simplify_mm)) {
+            complain(
+                "style.simplify_mm",
+                format!("{} is outside 0 to 1", profile.style.simplify_mm),
+                "0 keeps every corner",
+            );
+        }
+        if !(8..=64).contains(&profile.style.name_length) {
+            complain(
+                "style.name_length",
+                format!("{} is outside 8 to 64", profile.style.name_length),
+                "16 suits most",
+            );
+        }
+        if !(1024..=65_534).contains(&profile.style.contour_bytes) {
+            complain(
+                "style.contour_bytes",
+                format!("{} is outside 1024 to 65534", profile.style.contour_bytes),
+                "65534",
+            );
+        }
+        profiles.insert(name.clone(), profile.clone());
+    }
+    profiles
+}
+
+fn first_alike(profiles: &BTreeMap<String, Profile>, profile: &Profile) -> String {
+    let generic = profiles
+        .get(results::GENERIC)
+        .filter(|generic| generic.style == profile.style);
+    let alike = || profiles.iter().find(|(_, other)| other.style == profile.style);
+    match generic {
+        Some(_) => results::GENERIC.into(),
+        None => alike().map(|(name, _)| name.clone()).unwrap_or_default(),
+    }
 }
 
 fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
@@ -339,7 +437,11 @@ fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
             );
         }
         for kind in protocol.results.iter().filter(|kind| results::kind(kind).is_none()) {
-            complain("results", format!("no result is called {kind:?}"), "seg, rtstruct");
+            complain(
+                "results",
+                format!("no result is called {kind:?}"),
+                &results::names().join(", "),
+            );
         }
         for name in protocol
             .send_to

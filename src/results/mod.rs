@@ -7,6 +7,7 @@ pub mod contour;
 pub mod picture;
 pub mod dump;
 pub mod style;
+pub mod profile;
 mod dataset;
 mod header;
 
@@ -121,6 +122,22 @@ pub const KINDS: &[Kind] = &[
         write: rtstruct::write,
     },
 ];
+
+/// The name a notice is kept under: it stands for no result.
+pub fn notice_key(kind: &str) -> String {
+    format!("{NOTICE}{kind}")
+}
+
+pub const NOTICE: &str = "notice-";
+
+/// What a protocol and a profile may name: every kind but those that are another encoding of one.
+pub fn names() -> Vec<&'static str> {
+    KINDS
+        .iter()
+        .map(|kind| kind.name)
+        .filter(|name| *name != "labelmap")
+        .collect()
+}
 
 /// The profile everything is written in when nobody asks for another.
 pub const GENERIC: &str = "generic";

@@ -1,9 +1,9 @@
 //! Promise: a LABELMAP holds the same masks as the SEG, voxel for voxel, for readers that share no code with us; masks that
 //! overlap are refused and never thinned.
 
-use crate::results::{POSES, complaints, phantom, python, run, series_of, shapes, stack, text, with_source};
+use crate::results::{POSES, complaints, phantom, run, series_of, shapes, stack, text, with_source};
 use crate::support::data;
-use crate::support::peers::peer;
+use crate::support::peers::{peer, python};
 use medlsamd::mask::Mask;
 use medlsamd::results::style::Style;
 use medlsamd::results::{self, ResultError, ResultObject, dump};

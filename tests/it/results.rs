@@ -3,7 +3,7 @@
 use crate::support::daemon::free_port;
 use crate::support::data;
 use crate::support::orthanc::Orthanc;
-use crate::support::peers::peer;
+use crate::support::peers::{peer, python};
 use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
@@ -20,22 +20,6 @@ use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
-
-/// The Python that has the judges' packages.
-pub fn python() -> Option<PathBuf> {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
-    let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
-    if !named.is_file() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{} is missing, and in CI it must not be",
-            named.display()
-        );
-        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
-        return None;
-    }
-    Some(named)
-}
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 pub struct Pose {
