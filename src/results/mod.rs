@@ -8,6 +8,8 @@ pub mod picture;
 pub mod dump;
 pub mod style;
 pub mod profile;
+mod simplify;
+mod names;
 mod dataset;
 mod header;
 
