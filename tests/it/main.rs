@@ -16,6 +16,7 @@ mod medsam_vit_b;
 mod results;
 mod labelmaps;
 mod styles;
+mod encoding;
 mod network;
 mod network_peers;
 mod intake;
