@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from judge import Slices, dice, read_masks, read_rtstruct
+from labelmap import placed, read_nrrd
 
 
 def by_scan_lines(path, slices):
@@ -32,28 +33,37 @@ def by_rt_utils(path, ct):
     return {name: np.moveaxis(structure_set.get_roi_mask_by_name(name), 2, 0) for name in structure_set.get_roi_names()}
 
 
-def by_plastimatch(path, ct, slices):
+def write_grid(slices, path):
+    """An empty image on the grid of the CT, which plastimatch rasterises on; without it, it invents a grid."""
+    header = slices.headers[0]
+    between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+    step = (slices.positions[-1] - slices.positions[0]) / (len(slices.headers) - 1)
+    axes = np.array([slices.row, slices.column, step / np.linalg.norm(step)])
+    numbers = lambda values: " ".join(f"{v:.9g}" for v in np.ravel(values))
+    head = f"""ObjectType = Image
+NDims = 3
+BinaryData = True
+BinaryDataByteOrderMSB = False
+TransformMatrix = {numbers(axes)}
+Offset = {numbers(slices.positions[0])}
+ElementSpacing = {numbers([between_columns, between_rows, np.linalg.norm(step)])}
+DimSize = {numbers(slices.shape[::-1])}
+ElementType = MET_UCHAR
+ElementDataFile = LOCAL
+"""
+    path.write_bytes(head.encode() + bytes(int(np.prod(slices.shape))))
+    return path
+
+
+def by_plastimatch(path, slices):
     if shutil.which("plastimatch") is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        command = ["plastimatch", "convert", "--input", str(path), "--referenced-ct", str(ct)]
-        command += ["--output-prefix", folder, "--prefix-format", "nii"]
+        grid = write_grid(slices, Path(folder) / "grid.mha")
+        command = ["plastimatch", "convert", "--input", str(path), "--fixed", str(grid)]
+        command += ["--output-prefix", folder, "--prefix-format", "nrrd"]
         subprocess.run(command, capture_output=True, check=False)
-        import nibabel
-
-        found = {}
-        for file in Path(folder).glob("*.nii"):
-            image = nibabel.load(file)
-            to_index = np.linalg.inv(image.affine) @ np.diag([-1, -1, 1, 1])  # RAS to LPS
-            header = slices.headers[0]
-            between_rows, between_columns = (float(v) for v in header.PixelSpacing)
-            k, j, i = np.meshgrid(*(np.arange(n) for n in slices.shape), indexing="ij")
-            points = slices.positions[k.ravel()]
-            points = points + np.outer(i.ravel() * between_columns, slices.row)
-            points += np.outer(j.ravel() * between_rows, slices.column)
-            x, y, z = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int).T
-            found[file.stem] = np.asarray(image.dataobj)[x, y, z].reshape(slices.shape) > 0
-        return found
+        return {file.stem: placed(read_nrrd(file), slices) > 0 for file in Path(folder).glob("*.nrrd")}
 
 
 def write_by_rt_utils(ct, masks, out, pin_hole):
@@ -86,7 +96,7 @@ def main():
         for path in objects:
             scan, areas, points = by_scan_lines(path, slices)
             utils = guarded(by_rt_utils, path, ct)
-            plastimatch = guarded(by_plastimatch, path, ct, slices)
+            plastimatch = guarded(by_plastimatch, path, slices)
             for name, mask in masks.items():
                 show = lambda found: f"{dice(found[name], mask):.4f}" if name in found else "-"
                 ratio = areas[name] / int(mask.sum()) if name in areas else float("nan")
