@@ -28,7 +28,7 @@ pub struct Order<'a> {
 
 /// One series' outcome, for the caller to print.
 pub enum Processed {
-    Done { out: PathBuf, report: Report },
+    Done { out: PathBuf, report: Box<Report> },
     Refused { series_instance_uid: Uid, reason: String },
 }
 
@@ -47,7 +47,11 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
                 min_extent_mm: usual.min_extent_mm,
             },
             structures: structures.clone(),
-            results: results::KINDS.iter().map(Wanted::generic).collect(),
+            results: results::names()
+                .into_iter()
+                .filter_map(results::kind)
+                .map(Wanted::generic)
+                .collect(),
             identity: identity(order, &uid, engines),
         };
         let out = if several {
@@ -60,7 +64,7 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
                 write(&outcome, &out, order.dump_masks)?;
                 processed.push(Processed::Done {
                     out,
-                    report: outcome.report,
+                    report: Box::new(outcome.report),
                 });
             }
             Err(PipelineError::Refused(reason)) => {

@@ -27,7 +27,9 @@ mod frames;
 mod plane;
 mod place;
 mod raster;
+mod moments;
 
+pub use crate::labels::moments::Moments;
 pub use crate::labels::place::{Placed, Placer};
 
 use crate::dicom::fields::{Fields, HeaderError};

@@ -92,7 +92,19 @@ pub enum ResultError {
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
+    pub proven: Proven,
     pub write: fn(&Source<'_>) -> Result<ResultObject, ResultError>,
+}
+
+/// What the placement proof asks of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// It holds every voxel of every mask.
+    Exactly,
+    /// Contours, which a reader fills by its own rule.
+    Nearly,
+    /// It holds no voxels.
+    Nothing,
 }
 
 /// Every kind of result we can write; the configuration's `results`, the SCU's presentation contexts and `check` read this table.
@@ -100,11 +112,13 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "seg",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4",
+        proven: Proven::Exactly,
         write: seg::write,
     },
     Kind {
         name: "rtstruct",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.481.3",
+        proven: Proven::Nearly,
         write: rtstruct::write,
     },
 ];

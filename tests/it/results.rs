@@ -22,15 +22,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
-struct Pose {
-    name: &'static str,
-    orientation: [f64; 6],
-    origin: [f64; 3],
-    step: [f64; 3],
+pub struct Pose {
+    pub name: &'static str,
+    pub orientation: [f64; 6],
+    pub origin: [f64; 3],
+    pub step: [f64; 3],
 }
 
 /// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
-const POSES: &[Pose] = &[
+pub const POSES: &[Pose] = &[
     Pose {
         name: "hfs",
         orientation: [1., 0., 0., 0., 1., 0.],
@@ -90,11 +90,11 @@ fn decimals(values: &[f64]) -> PrimitiveValue {
 }
 
 /// Writes a small CT series; the size is no multiple of eight, so that SEG frames begin in the middle of bytes.
-fn phantom(folder: &Path, pose: &Pose) -> Series {
+pub fn phantom(folder: &Path, pose: &Pose) -> Series {
     stack(folder, pose, [COLUMNS, ROWS, SLICES])
 }
 
-fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
+pub fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
     for k in 0..slices {
         let at: Vec<f64> = (0..3)
@@ -148,7 +148,7 @@ fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Ser
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path());
@@ -157,7 +157,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn series_of(folder: &Path) -> Series {
+pub fn series_of(folder: &Path) -> Series {
     let instances = files(folder)
         .iter()
         .map(|file| Instance::read(file).expect("a CT slice"))
@@ -173,7 +173,7 @@ fn series_of(folder: &Path) -> Series {
 }
 
 /// Crops a full grid `[k, j, i]` to its true voxels.
-fn mask(name: &str, full: &Array3<bool>) -> Mask {
+pub fn mask(name: &str, full: &Array3<bool>) -> Mask {
     let structure = structure::by_name(name).expect("a structure");
     let bound = |axis: usize| {
         let used = |n: &usize| full.index_axis(ndarray::Axis(axis), *n).iter().any(|v| *v);
@@ -192,7 +192,7 @@ fn mask(name: &str, full: &Array3<bool>) -> Mask {
 }
 
 /// Shapes that go wrong elsewhere: ring, two islands, one voxel, corners that touch, a comb, the whole frame.
-fn shapes(series: &Series) -> Vec<Mask> {
+pub fn shapes(series: &Series) -> Vec<Mask> {
     let shape = series.grid.shape();
     let (ks, rows, columns) = (shape.0 as f64, shape.1 as f64, shape.2 as f64);
     let radius = |k: usize, j: usize, i: usize, at: f64| {
@@ -224,7 +224,7 @@ fn shapes(series: &Series) -> Vec<Mask> {
     ]
 }
 
-fn identity(seed: &str) -> Identity {
+pub fn identity(seed: &str) -> Identity {
     Identity {
         uid_seed: seed.into(),
         content_date: "20261121".into(),
@@ -234,7 +234,7 @@ fn identity(seed: &str) -> Identity {
     }
 }
 
-fn models() -> Vec<ModelUsed> {
+pub fn models() -> Vec<ModelUsed> {
     let model = |name: &str| ModelUsed {
         name: name.into(),
         version: "1.0".into(),
@@ -243,7 +243,7 @@ fn models() -> Vec<ModelUsed> {
     vec![model("MedLAM"), model("LiteMedSAM")]
 }
 
-fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
+pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
         results::KINDS.iter().map(write).collect()
@@ -251,7 +251,7 @@ fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
 }
 
 /// What a writer needs, in the generic style, with made-up measures.
-fn with_source<T>(
+pub fn with_source<T>(
     series: &Series,
     masks: &[Mask],
     seed: &str,
