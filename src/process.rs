@@ -41,17 +41,14 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
     let usual = Protocol::default();
     let mut processed = Vec::new();
     for (uid, instances) in series {
+        let kinds = usual.results.iter().filter_map(|name| results::kind(name));
         let request = Request {
             requirements: Requirements {
                 min_slices: usual.min_slices,
                 min_extent_mm: usual.min_extent_mm,
             },
             structures: structures.clone(),
-            results: results::names()
-                .into_iter()
-                .filter_map(results::kind)
-                .map(Wanted::generic)
-                .collect(),
+            results: kinds.map(Wanted::generic).collect(),
             identity: identity(order, &uid, engines),
         };
         let out = if several {

@@ -359,7 +359,7 @@ fn profiles(written: &Written, problems: &mut Vec<Problem>) -> BTreeMap<String, 
         {
             complain("name", "not a name".into(), "lower-case letters, digits and _");
         }
-        for kind in profile.takes.iter().filter(|kind| results::kind(kind).is_none()) {
+        for kind in profile.takes.iter().filter(|kind| !results::names().contains(&kind.as_str())) {
             complain(
                 "takes",
                 format!("no result is called {kind:?}"),
@@ -436,7 +436,7 @@ fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Probl
                 "`medlsamd template list` shows the names",
             );
         }
-        for kind in protocol.results.iter().filter(|kind| results::kind(kind).is_none()) {
+        for kind in protocol.results.iter().filter(|kind| !results::names().contains(&kind.as_str())) {
             complain(
                 "results",
                 format!("no result is called {kind:?}"),

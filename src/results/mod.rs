@@ -85,6 +85,15 @@ pub enum ResultError {
     Source(String),
     #[error("{0}")]
     Content(String),
+    /// A label map holds one structure per voxel; the same masks can be written as `seg`.
+    #[error(
+        "{first} and {second} both claim {voxels} voxels, and a label map holds one structure per voxel: write `seg` (BINARY) instead"
+    )]
+    Overlap {
+        first: &'static str,
+        second: &'static str,
+        voxels: usize,
+    },
 }
 
 /// One kind of result object.
@@ -92,6 +101,8 @@ pub enum ResultError {
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
+    /// The kind that says the same in another encoding; a destination's profile chooses between them.
+    pub form_of: Option<&'static str>,
     pub proven: Proven,
     pub write: fn(&Source<'_>) -> Result<ResultObject, ResultError>,
 }
@@ -112,12 +123,21 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "seg",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4",
+        form_of: None,
         proven: Proven::Exactly,
-        write: seg::write,
+        write: seg::binary::write,
+    },
+    Kind {
+        name: "labelmap",
+        sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.7",
+        form_of: Some("seg"),
+        proven: Proven::Exactly,
+        write: seg::labelmap::write,
     },
     Kind {
         name: "rtstruct",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.481.3",
+        form_of: None,
         proven: Proven::Nearly,
         write: rtstruct::write,
     },
@@ -134,8 +154,8 @@ pub const NOTICE: &str = "notice-";
 pub fn names() -> Vec<&'static str> {
     KINDS
         .iter()
+        .filter(|kind| kind.form_of.is_none())
         .map(|kind| kind.name)
-        .filter(|name| *name != "labelmap")
         .collect()
 }
 

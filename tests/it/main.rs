@@ -15,6 +15,7 @@ mod misplaced;
 mod medsam_vit_b;
 mod results;
 mod proof;
+mod labelmaps;
 mod network;
 mod network_peers;
 mod intake;

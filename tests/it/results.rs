@@ -76,9 +76,9 @@ pub const POSES: &[Pose] = &[
     },
 ];
 
-const COLUMNS: usize = 37;
-const ROWS: usize = 29;
-const SLICES: usize = 9;
+pub const COLUMNS: usize = 37;
+pub const ROWS: usize = 29;
+pub const SLICES: usize = 9;
 
 fn decimals(values: &[f64]) -> PrimitiveValue {
     PrimitiveValue::Strs(
@@ -246,7 +246,9 @@ pub fn models() -> Vec<ModelUsed> {
 pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
-        results::KINDS.iter().map(write).collect()
+        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
+        let kinds = results::KINDS.iter().filter(|kind| kind.name != "labelmap");
+        kinds.map(write).collect()
     })
 }
 
@@ -384,18 +386,18 @@ impl Case {
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
+pub fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
     text(&run(Command::new(dciodvfy).arg(file)).stderr)
         .lines()
         .map(str::to_owned)
@@ -535,7 +537,7 @@ fn what_cannot_be_written_rightly_is_refused() {
             .all(|said| said.contains("two masks of lung_left"))
     );
     std::fs::remove_file(&series.slices[0].path).expect("removed");
-    assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
+    assert!(refuse(&masks[1..2]).iter().all(|said| said.contains(".dcm")));
 }
 
 #[test]
