@@ -14,6 +14,7 @@ mod segmenting;
 mod misplaced;
 mod medsam_vit_b;
 mod results;
+mod labels;
 mod network;
 mod network_peers;
 mod intake;

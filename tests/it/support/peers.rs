@@ -1,6 +1,6 @@
 //! Foreign tools that tests need. In CI they are always there: a test never passes by being skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The path of a foreign tool such as `storescu`; `None`, with a loud word, where it is not installed.
 ///
