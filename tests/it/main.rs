@@ -16,6 +16,7 @@ mod medsam_vit_b;
 mod results;
 mod proof;
 mod labelmaps;
+mod labels;
 mod network;
 mod network_peers;
 mod intake;

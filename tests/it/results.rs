@@ -8,6 +8,7 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
+use medlsamd::labels;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
 use medlsamd::results::picture::Sheet;
@@ -284,6 +285,26 @@ pub fn with_source<T>(
     })
 }
 
+/// Our own reader, which shares no code with the writers, finds every voxel.
+fn read_back(series: &Series, masks: &[Mask], object: &ResultObject) {
+    let read = labels::read(&object.part10).expect(object.kind);
+    let placer = read.on(series).expect(object.kind);
+    assert_eq!(read.regions.len(), masks.len());
+    for (region, mask) in read.regions.iter().zip(masks) {
+        let placed = placer.place(region).expect(object.kind);
+        let block = placed.block.expect("voxels");
+        assert!(placed.exact, "{} {}", object.kind, mask.structure.name);
+        assert_eq!(block.offset, mask.offset, "{} {}", object.kind, mask.structure.name);
+        assert!(block.voxels == mask.voxels, "{} {}", object.kind, mask.structure.name);
+        let code = |code: &Option<labels::Coded>| code.as_ref().map(|code| code.value.clone());
+        assert_eq!(code(&region.kind).as_deref(), Some(mask.structure.kind.value));
+        assert_eq!(
+            code(&region.laterality).as_deref(),
+            mask.structure.laterality.map(|side| side.value)
+        );
+    }
+}
+
 /// A series, its objects and its masks as files.
 struct Case {
     folder: tempfile::TempDir,
@@ -296,6 +317,7 @@ impl Case {
         let folder = tempfile::tempdir().expect("a folder");
         let masks = shapes(series);
         let objects = write_all(series, &masks, "seed").into_iter().map(|object| {
+            read_back(series, &masks, &object);
             let path = folder.path().join(object.kind).with_extension("dcm");
             std::fs::write(&path, &object.part10).expect("written");
             (path, object)
