@@ -187,6 +187,7 @@ pub fn run(
                 models: &models,
                 profile: &wanted.profile,
                 style: &wanted.style,
+                kinds: &kinds_for(request, &wanted.profile),
             })
         };
         request.results.iter().map(write).collect::<Result<Vec<_>, _>>()
@@ -216,6 +217,12 @@ pub fn run(
         picture: sheet.png(),
         report,
     })
+}
+
+/// The kinds written for one profile.
+fn kinds_for(request: &Request, profile: &str) -> Vec<&'static str> {
+    let same = request.results.iter().filter(|wanted| wanted.profile == profile);
+    same.map(|wanted| wanted.kind.name).collect()
 }
 
 impl Engines {

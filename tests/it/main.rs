@@ -14,6 +14,8 @@ mod segmenting;
 mod misplaced;
 mod medsam_vit_b;
 mod results;
+mod reports;
+mod names;
 mod network;
 mod network_peers;
 mod intake;
