@@ -200,6 +200,7 @@ pub fn run(
         models: &models,
         profile: results::GENERIC,
         style: &Style::default(),
+        kinds: &[],
     };
     progress.stage("write", request.results.len());
     let (objects, notes) = clock.time("write", || write(&request.results, &source))?;
@@ -237,15 +238,18 @@ pub fn run(
 /// Every wanted object, and a note for each optional one that could not be written.
 fn write(wanted: &[Wanted], source: &Source<'_>) -> Result<(Vec<ResultObject>, Vec<String>), ResultError> {
     let (mut objects, mut notes) = (Vec::new(), Vec::new());
-    for wanted in wanted {
+    for one in wanted {
+        let alike = wanted.iter().filter(|other| other.profile == one.profile);
+        let kinds: Vec<&str> = alike.map(|other| other.kind.name).collect();
         let source = Source {
-            profile: &wanted.profile,
-            style: &wanted.style,
+            kinds: &kinds,
+            profile: &one.profile,
+            style: &one.style,
             ..*source
         };
-        match (wanted.kind.write)(&source) {
+        match (one.kind.write)(&source) {
             Ok(object) => objects.push(object),
-            Err(error) if wanted.optional => notes.push(format!("no {} was written: {error}", wanted.kind.name)),
+            Err(error) if one.optional => notes.push(format!("no {} was written: {error}", one.kind.name)),
             Err(error) => return Err(error),
         }
     }

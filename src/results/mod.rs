@@ -3,13 +3,18 @@
 pub mod common;
 pub mod seg;
 pub mod rtstruct;
+pub mod sr;
+pub mod sc;
+pub mod notice;
 pub mod contour;
 pub mod picture;
 pub mod dump;
 pub mod style;
 pub mod profile;
+mod content;
 mod dataset;
 mod header;
+mod origin;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
@@ -62,12 +67,14 @@ pub struct Source<'a> {
     /// `generic` or a destination profile's: part of every UID, because another style makes another object.
     pub profile: &'a str,
     pub style: &'a Style,
+    /// The kinds written of this run for this profile: an object may refer to another one only where that is written too.
+    pub kinds: &'a [&'static str],
 }
 
 /// A finished Part 10 object.
 #[derive(Clone, Debug)]
 pub struct ResultObject {
-    /// `seg`, `rtstruct`: the name in [`KINDS`].
+    /// `seg`, `rtstruct`, …: the name in [`KINDS`], or in [`notice::KINDS`].
     pub kind: &'static str,
     /// The name it is kept under: the kind, and the profile it was written for unless that is `generic`.
     pub key: String,
@@ -140,6 +147,20 @@ pub const KINDS: &[Kind] = &[
         form_of: None,
         proven: Proven::Nearly,
         write: rtstruct::write,
+    },
+    Kind {
+        name: "sr",
+        sop_class_uid: sr::ENHANCED_SR_STORAGE,
+        form_of: None,
+        proven: Proven::Nothing,
+        write: sr::write,
+    },
+    Kind {
+        name: "sc",
+        sop_class_uid: sc::SECONDARY_CAPTURE_STORAGE,
+        form_of: None,
+        proven: Proven::Nothing,
+        write: sc::write,
     },
 ];
 

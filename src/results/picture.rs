@@ -23,7 +23,6 @@ const HU_WHITE: f32 = 340.0;
 const FILL: f32 = 0.3;
 const WHITE: [u8; 3] = [235, 235, 235];
 
-/// An RGB image.
 /// A picture in sRGB, three bytes a pixel, row by row.
 #[derive(Clone, Debug, Default)]
 pub struct Sheet {
@@ -42,14 +41,29 @@ impl Sheet {
 
     /// Draws capitals of 10 × 14 pixels with their upper left corner at (x, y).
     fn write(&mut self, x: usize, y: usize, colour: [u8; 3], text: &str) {
+        self.letter(x, y, colour, 2, text);
+    }
+
+    /// Draws capitals of 5 × 7 dots, six dots apart, a dot being `dot` pixels wide.
+    pub(crate) fn letter(&mut self, x: usize, y: usize, colour: [u8; 3], dot: usize, text: &str) {
         for (n, letter) in text.chars().enumerate() {
             for (row, bits) in font::glyph(letter).iter().enumerate() {
                 for column in (0..5).filter(|column| bits >> (4 - column) & 1 == 1) {
-                    for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                        self.put(x + n * 12 + column * 2 + dx, y + row * 2 + dy, colour);
+                    for at in 0..dot * dot {
+                        let (dx, dy) = (at % dot, at / dot);
+                        self.put(x + (n * 6 + column) * dot + dx, y + row * dot + dy, colour);
                     }
                 }
             }
+        }
+    }
+
+    /// A black one.
+    pub(crate) fn blank(width: usize, height: usize) -> Self {
+        Self {
+            width,
+            height,
+            pixels: vec![0; width * height * 3],
         }
     }
 }
@@ -74,11 +88,7 @@ pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Sheet {
 /// The same with the outlines of reference masks in white over them.
 pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Sheet {
     let (width, height) = (COLUMNS * CELL + LEGEND, ROWS * CELL);
-    let mut canvas = Sheet {
-        width,
-        height,
-        pixels: vec![0; width * height * 3],
-    };
+    let mut canvas = Sheet::blank(width, height);
     for (n, view) in views(volume, if masks.is_empty() { references } else { masks })
         .iter()
         .enumerate()

@@ -334,9 +334,7 @@ fn phantoms() -> Vec<Phantom> {
         phantom
     };
     let some = STRAIGHT.iter().step_by(3);
-    let mut all: Vec<Phantom> = some
-        .map(|(_, row, column)| Phantom::lying(*row, *column))
-        .collect();
+    let mut all: Vec<Phantom> = some.map(|(_, row, column)| Phantom::lying(*row, *column)).collect();
     let mut tilted = Phantom::supine();
     let (sin, cos) = 20f64.to_radians().sin_cos();
     tilted.column = [0.0, cos, -sin];

@@ -17,6 +17,8 @@ mod results;
 mod proof;
 mod labelmaps;
 mod labels;
+mod reports;
+mod names;
 mod network;
 mod network_peers;
 mod intake;
