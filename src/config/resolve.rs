@@ -1,6 +1,6 @@
 //! Written → typed and checked.
 
-use crate::config::{Destination, Protocol, Written};
+use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::{self, Profile};
@@ -359,7 +359,11 @@ fn profiles(written: &Written, problems: &mut Vec<Problem>) -> BTreeMap<String, 
         {
             complain("name", "not a name".into(), "lower-case letters, digits and _");
         }
-        for kind in profile.takes.iter().filter(|kind| !results::names().contains(&kind.as_str())) {
+        for kind in profile
+            .takes
+            .iter()
+            .filter(|kind| !results::names().contains(&kind.as_str()))
+        {
             complain(
                 "takes",
                 format!("no result is called {kind:?}"),
@@ -436,11 +440,22 @@ fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Probl
                 "`medlsamd template list` shows the names",
             );
         }
-        for kind in protocol.results.iter().filter(|kind| !results::names().contains(&kind.as_str())) {
+        for kind in protocol
+            .results
+            .iter()
+            .filter(|kind| !results::names().contains(&kind.as_str()))
+        {
             complain(
                 "results",
                 format!("no result is called {kind:?}"),
                 &results::names().join(", "),
+            );
+        }
+        if protocol.notice != NO_NOTICE && results::notice::kind(&protocol.notice).is_none() {
+            complain(
+                "notice",
+                format!("no notice is called {:?}", protocol.notice),
+                "none, sc or sr",
             );
         }
         for name in &protocol.send_to {
