@@ -25,3 +25,4 @@ mod intake;
 mod recovery;
 mod service;
 mod main_job;
+mod destinations;
