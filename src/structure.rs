@@ -47,6 +47,8 @@ pub struct Structure {
     pub category: Code,
     pub kind: Code,
     pub laterality: Option<Code>,
+    /// RT ROI Interpreted Type (3006,00A4).
+    pub interpreted_type: &'static str,
     /// sRGB, the same in SEG, RTSTRUCT and pictures.
     pub colour: [u8; 3],
     pub window: Window,
@@ -95,6 +97,7 @@ const fn row(
         category: ANATOMICAL_STRUCTURE,
         kind,
         laterality,
+        interpreted_type: "ORGAN",
         colour,
         window,
         pieces,

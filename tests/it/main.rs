@@ -19,6 +19,7 @@ mod labelmaps;
 mod labels;
 mod reports;
 mod names;
+mod styles;
 mod network;
 mod network_peers;
 mod intake;
