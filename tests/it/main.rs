@@ -16,6 +16,7 @@ mod medsam_vit_b;
 mod results;
 mod reports;
 mod names;
+mod external;
 mod network;
 mod network_peers;
 mod intake;
