@@ -1,7 +1,63 @@
-//! Voxels that belong to a structure, on the stored grid of the series.
+//! Voxels that belong to a structure or region, on the stored grid of the series.
 
 use crate::structure::Structure;
 use ndarray::{Array3, ArrayView3, ArrayViewMut2, s};
+
+/// Voxels as the smallest block that holds them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Grid index (i, j, k) of the block's first voxel.
+    pub offset: [usize; 3],
+    /// `[k, j, i]` relative to `offset`; never empty, and touches all six faces.
+    pub voxels: Array3<bool>,
+}
+
+impl Block {
+    /// Crops an array `[k, j, i]` whose first voxel is grid index `offset` (i, j, k) to its true voxels; `None` when there are none.
+    pub fn crop(offset: [usize; 3], whole: ArrayView3<'_, bool>) -> Option<Self> {
+        let mut bounds: Option<[[usize; 2]; 3]> = None;
+        for ((k, j, i), _) in whole.indexed_iter().filter(|(_, v)| **v) {
+            let at = [i, j, k];
+            let bounds = bounds.get_or_insert(at.map(|v| [v, v]));
+            for (bound, at) in bounds.iter_mut().zip(at) {
+                *bound = [bound[0].min(at), bound[1].max(at)];
+            }
+        }
+        let [i, j, k] = bounds?;
+        Some(Self {
+            offset: [offset[0] + i[0], offset[1] + j[0], offset[2] + k[0]],
+            voxels: whole.slice(s![k[0]..=k[1], j[0]..=j[1], i[0]..=i[1]]).to_owned(),
+        })
+    }
+
+    /// Both together.
+    pub fn union(&self, other: &Self) -> Self {
+        let end = |block: &Self, axis: usize| block.offset[axis] + block.voxels.len_of(ndarray::Axis(2 - axis));
+        let low = [0, 1, 2].map(|axis| self.offset[axis].min(other.offset[axis]));
+        let size = [0, 1, 2].map(|axis| end(self, axis).max(end(other, axis)) - low[axis]);
+        let mut voxels = Array3::from_elem((size[2], size[1], size[0]), false);
+        for block in [self, other] {
+            let at = |axis: usize| block.offset[axis] - low[axis]..end(block, axis) - low[axis];
+            let mut part = voxels.slice_mut(s![at(2), at(1), at(0)]);
+            part.zip_mut_with(&block.voxels, |v, own| *v |= *own);
+        }
+        Self { offset: low, voxels }
+    }
+
+    pub fn voxel_count(&self) -> usize {
+        self.voxels.iter().filter(|v| **v).count()
+    }
+
+    /// Grid indices (i, j, k) of the true voxels.
+    pub fn indices(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
+        indices(self.offset, &self.voxels)
+    }
+}
+
+fn indices([i0, j0, k0]: [usize; 3], voxels: &Array3<bool>) -> impl Iterator<Item = [usize; 3]> + '_ {
+    let inside = voxels.indexed_iter().filter(|(_, v)| **v);
+    inside.map(move |((k, j, i), _)| [i0 + i, j0 + j, k0 + k])
+}
 
 /// A structure's voxels, kept as the smallest block that holds them.
 #[derive(Clone, Debug)]
@@ -21,27 +77,26 @@ impl Mask {
 
     /// The same for a block `[k, j, i]` whose first voxel is grid index `offset` (i, j, k).
     pub fn from_block(structure: &'static Structure, offset: [usize; 3], block: ArrayView3<'_, bool>) -> Option<Self> {
-        let mut bounds: Option<[[usize; 2]; 3]> = None;
-        for ((k, j, i), _) in block.indexed_iter().filter(|(_, v)| **v) {
-            let at = [i, j, k];
-            let bounds = bounds.get_or_insert(at.map(|v| [v, v]));
-            for (bound, at) in bounds.iter_mut().zip(at) {
-                *bound = [bound[0].min(at), bound[1].max(at)];
-            }
-        }
-        let [i, j, k] = bounds?;
-        let voxels = block.slice(s![k[0]..=k[1], j[0]..=j[1], i[0]..=i[1]]).to_owned();
-        let offset = [offset[0] + i[0], offset[1] + j[0], offset[2] + k[0]];
-        Some(Self {
+        Block::crop(offset, block).map(|block| Self::of(structure, block))
+    }
+
+    pub fn of(structure: &'static Structure, Block { offset, voxels }: Block) -> Self {
+        Self {
             structure,
             offset,
             voxels,
-        })
+        }
     }
 
     pub fn voxel_count(&self) -> usize {
         self.voxels.iter().filter(|v| **v).count()
     }
+
+    /// Grid indices (i, j, k) of the true voxels.
+    pub fn indices(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
+        indices(self.offset, &self.voxels)
+    }
+
     pub fn contains(&self, [i, j, k]: [usize; 3]) -> bool {
         let at = |v: usize, axis: usize| v.checked_sub(self.offset[axis]);
         match (at(k, 2), at(j, 1), at(i, 0)) {
@@ -153,6 +208,20 @@ mod tests {
         }
         assert_eq!(mask.slices().collect::<Vec<_>>(), [1, 2, 3]);
         assert!(Mask::from_full(&STRUCTURES[0], Array3::from_elem((2, 2, 2), false).view()).is_none());
+    }
+
+    #[test]
+    fn blocks_apart_are_joined_and_list_their_voxels() {
+        let part = |offset, rows: &[&[&str]]| Block::crop(offset, block(rows).view()).unwrap();
+        let [a, b] = [part([2, 0, 1], &[&["#.", "##"]]), part([0, 1, 0], &[&["#"]])];
+        let both = a.union(&b);
+        assert_eq!((both.offset, both.voxels.dim()), ([0, 0, 0], (2, 2, 4)));
+        assert_eq!(
+            both.indices().collect::<Vec<_>>(),
+            [[0, 1, 0], [2, 0, 1], [2, 1, 1], [3, 1, 1]]
+        );
+        assert_eq!(both.voxel_count(), 4);
+        assert_eq!(b.union(&a), both);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::inference::runtime::{Assignment, InferenceError};
 use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
 use crate::progress::Progress;
+use crate::proof::{self, Proof, ProofError};
 use crate::results::style::Style;
 use crate::results::{self, Identity, Kind, Measure, ModelUsed, ResultError, ResultObject, Source};
 use crate::segment::{Outline, Outlined, Segmenter};
@@ -30,6 +31,8 @@ pub struct Wanted {
     pub kind: &'static Kind,
     pub profile: String,
     pub style: Style,
+    /// Another object says the same: when this one cannot be written, the run goes on without it.
+    pub optional: bool,
 }
 
 impl Wanted {
@@ -38,6 +41,7 @@ impl Wanted {
             kind,
             profile: results::GENERIC.into(),
             style: Style::default(),
+            optional: false,
         }
     }
 }
@@ -79,6 +83,12 @@ pub struct Report {
     pub objects: Vec<ObjectReport>,
     /// Instances of the series that were left out, and why.
     pub set_aside: Vec<(String, String)>,
+    /// The placement proof: what was read back of each object.
+    #[serde(default)]
+    pub proofs: Vec<Proof>,
+    /// What else a person should know of the run.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub stages: Vec<StageTime>,
     /// Seconds of the run spent inside ONNX Runtime.
     pub runtime_s: f64,
@@ -195,7 +205,13 @@ impl From<ResultError> for PipelineError {
     }
 }
 
-/// The five steps: assemble, reconstruct, locate, outline, write.
+impl From<ProofError> for PipelineError {
+    fn from(error: ProofError) -> Self {
+        Self::GaveUp(error.to_string())
+    }
+}
+
+/// The six steps: assemble, reconstruct, locate, outline, write, prove.
 pub fn run(
     instances: Vec<Instance>,
     request: &Request,
@@ -215,23 +231,21 @@ pub fn run(
 
     let models = engines.models_used();
     let sheet = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
+    let source = Source {
+        series: &series,
+        masks: &masks,
+        measures: &measures,
+        sheet: &sheet,
+        identity: &request.identity,
+        models: &models,
+        profile: results::GENERIC,
+        style: &Style::default(),
+        kinds: &[],
+    };
     progress.stage("write", request.results.len());
-    let objects = clock.time("write", || {
-        let write = |wanted: &Wanted| {
-            (wanted.kind.write)(&Source {
-                series: &series,
-                masks: &masks,
-                measures: &measures,
-                sheet: &sheet,
-                identity: &request.identity,
-                models: &models,
-                profile: &wanted.profile,
-                style: &wanted.style,
-                kinds: &kinds_for(request, &wanted.profile),
-            })
-        };
-        request.results.iter().map(write).collect::<Result<Vec<_>, _>>()
-    })?;
+    let (objects, notes) = clock.time("write", || write(&request.results, &source))?;
+    progress.stage("prove", objects.len());
+    let proofs = clock.time("prove", || prove(&objects, &series, &masks))?;
 
     let report = Report {
         software: format!("medlsamd {}", env!("CARGO_PKG_VERSION")),
@@ -246,6 +260,8 @@ pub fn run(
             .iter()
             .map(|(uid, why)| (uid.to_string(), why.clone()))
             .collect(),
+        proofs,
+        notes,
         stages: clock.stages,
         runtime_s: (engines.busy() - busy_before).as_secs_f64(),
         models,
@@ -261,10 +277,34 @@ pub fn run(
     })
 }
 
-/// The kinds written for one profile.
-fn kinds_for(request: &Request, profile: &str) -> Vec<&'static str> {
-    let same = request.results.iter().filter(|wanted| wanted.profile == profile);
-    same.map(|wanted| wanted.kind.name).collect()
+/// Every wanted object, and a note for each optional one that could not be written.
+fn write(wanted: &[Wanted], source: &Source<'_>) -> Result<(Vec<ResultObject>, Vec<String>), ResultError> {
+    let (mut objects, mut notes) = (Vec::new(), Vec::new());
+    for one in wanted {
+        let alike = wanted.iter().filter(|other| other.profile == one.profile);
+        let kinds: Vec<&str> = alike.map(|other| other.kind.name).collect();
+        let source = Source {
+            kinds: &kinds,
+            profile: &one.profile,
+            style: &one.style,
+            ..*source
+        };
+        match (one.kind.write)(&source) {
+            Ok(object) => objects.push(object),
+            Err(error) if one.optional => notes.push(format!("no {} was written: {error}", one.kind.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((objects, notes))
+}
+
+/// Reads every object back before any is kept.
+fn prove(objects: &[ResultObject], series: &Series, masks: &[Mask]) -> Result<Vec<Proof>, ProofError> {
+    let mut proofs = Vec::new();
+    for object in objects {
+        proofs.extend(proof::prove(object, series, masks)?);
+    }
+    Ok(proofs)
 }
 
 impl Engines {
@@ -468,15 +508,19 @@ struct StageClock {
 }
 
 impl StageClock {
+    /// Adds to the stage's time when it was timed before.
     fn time<T>(&mut self, stage: &'static str, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
         let seconds = start.elapsed().as_secs_f64();
         tracing::debug!(stage, seconds, "stage done");
-        self.stages.push(StageTime {
-            stage: stage.into(),
-            seconds,
-        });
+        match self.stages.iter_mut().find(|before| before.stage == stage) {
+            Some(before) => before.seconds += seconds,
+            None => self.stages.push(StageTime {
+                stage: stage.into(),
+                seconds,
+            }),
+        }
         result
     }
 }

@@ -28,7 +28,7 @@ pub struct Order<'a> {
 
 /// One series' outcome, for the caller to print.
 pub enum Processed {
-    Done { out: PathBuf, report: Report },
+    Done { out: PathBuf, report: Box<Report> },
     Refused { series_instance_uid: Uid, reason: String },
 }
 
@@ -41,13 +41,14 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
     let usual = Protocol::default();
     let mut processed = Vec::new();
     for (uid, instances) in series {
+        let kinds = usual.results.iter().filter_map(|name| results::kind(name));
         let request = Request {
             requirements: Requirements {
                 min_slices: usual.min_slices,
                 min_extent_mm: usual.min_extent_mm,
             },
             structures: structures.clone(),
-            results: results::KINDS.iter().map(Wanted::generic).collect(),
+            results: kinds.map(Wanted::generic).collect(),
             identity: identity(order, &uid, engines),
         };
         let out = if several {
@@ -60,7 +61,7 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
                 write(&outcome, &out, order.dump_masks)?;
                 processed.push(Processed::Done {
                     out,
-                    report: outcome.report,
+                    report: Box::new(outcome.report),
                 });
             }
             Err(PipelineError::Refused(reason)) => {

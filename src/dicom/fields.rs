@@ -1,6 +1,6 @@
-//! Chosen attributes of a data set, as text and numbers, read with the tolerance that real objects need.
+//! Attributes of a data set or of a sequence's item, as text and numbers, read with the tolerance that real objects need.
 
-use crate::dicom::scan::{self, Encoding, ScanError, Tag};
+use crate::dicom::scan::{self, Element, Encoding, ScanError, Tag};
 use crate::dicom::uid::Uid;
 use dicom::encoding::text::{SpecificCharacterSet, TextCodec};
 use std::collections::BTreeMap;
@@ -42,8 +42,8 @@ pub fn from_scan(error: ScanError, at_hand: usize, complete: bool) -> HeaderErro
 
 /// The wanted values of one data set, as slices of it.
 pub struct Fields<'a> {
-    values: BTreeMap<Tag, &'a [u8]>,
-    big_endian: bool,
+    elements: BTreeMap<Tag, Element<'a>>,
+    encoding: Encoding,
     character_set: SpecificCharacterSet,
 }
 
@@ -56,12 +56,12 @@ impl<'a> Fields<'a> {
         wanted: impl Fn(Tag) -> bool,
         complete: bool,
     ) -> Result<Self, HeaderError> {
-        let mut values = BTreeMap::new();
+        let mut elements: BTreeMap<Tag, Element<'a>> = BTreeMap::new();
         let mut finished = false;
         let end = scan::scan(data, encoding, until, |element| {
             finished = element.tag == until;
             if wanted(element.tag) {
-                values.insert(element.tag, element.value);
+                elements.insert(element.tag, element);
             }
         })
         .map_err(|error| from_scan(error, data.len(), complete))?;
@@ -69,17 +69,52 @@ impl<'a> Fields<'a> {
             return Err(HeaderError::NeedMore { at_hand: data.len() });
         }
         // The first value holds for text without code extensions, which is all that rules and tables need.
-        let term = first_value(values.get(&SPECIFIC_CHARACTER_SET).copied().unwrap_or_default());
-        let character_set = SpecificCharacterSet::from_code(&String::from_utf8_lossy(term)).unwrap_or_default();
+        let term = elements.get(&SPECIFIC_CHARACTER_SET).map(|element| element.value);
+        let term = String::from_utf8_lossy(first_value(term.unwrap_or_default()));
         Ok(Self {
-            values,
-            big_endian: encoding.big_endian,
-            character_set,
+            elements,
+            encoding,
+            character_set: SpecificCharacterSet::from_code(&term).unwrap_or_default(),
         })
     }
 
+    /// Everything of a whole data set that stands before the end of its Pixel Data.
+    pub fn whole(data: &'a [u8], encoding: Encoding) -> Result<Self, HeaderError> {
+        Self::collect(data, encoding, Tag::MAX, |_| true, true)
+    }
+
+    /// The items of a sequence; none when it is absent or empty. An item without a character set has that of what holds it.
+    pub fn items(&self, tag: Tag) -> Result<Vec<Self>, HeaderError> {
+        let Some(sequence) = self.elements.get(&tag) else {
+            return Ok(Vec::new());
+        };
+        let (items, encoding) =
+            scan::items(*sequence, self.encoding).map_err(|error| from_scan(error, sequence.value.len(), true))?;
+        let item = |data: &'a [u8]| {
+            let mut item = Self::whole(data, encoding)?;
+            if !item.elements.contains_key(&SPECIFIC_CHARACTER_SET) {
+                item.character_set = self.character_set.clone();
+            }
+            Ok(item)
+        };
+        items.into_iter().map(item).collect()
+    }
+
+    /// The first item of a sequence.
+    pub fn item(&self, tag: Tag) -> Result<Option<Self>, HeaderError> {
+        Ok(self.items(tag)?.into_iter().next())
+    }
+
+    pub fn element(&self, tag: Tag) -> Option<Element<'a>> {
+        self.elements.get(&tag).copied()
+    }
+
+    fn value(&self, tag: Tag) -> &'a [u8] {
+        self.elements.get(&tag).map(|element| element.value).unwrap_or_default()
+    }
+
     pub fn text(&self, tag: Tag) -> String {
-        let value = self.values.get(&tag).copied().unwrap_or_default();
+        let value = self.value(tag);
         let value = &value[..value.len().min(MAX_TEXT)];
         let text = self
             .character_set
@@ -90,6 +125,21 @@ impl<'a> Fields<'a> {
 
     pub fn uid(&self, tag: Tag) -> Result<Uid, String> {
         Uid::parse(&self.text(tag)).map_err(|bad| bad.0)
+    }
+
+    /// All values of a DS or IS, however many; `None` when one of them is no finite number.
+    pub fn all_decimals(&self, tag: Tag) -> Option<Vec<f64>> {
+        let values = self.value(tag).trim_ascii_end();
+        let number = |value: &[u8]| {
+            let text = std::str::from_utf8(value)
+                .ok()?
+                .trim_matches([' ', '\0', '\t', '\n', '\r']);
+            text.parse().ok().filter(|number: &f64| number.is_finite())
+        };
+        match values.is_empty() {
+            true => Some(Vec::new()),
+            false => values.split(|byte| *byte == b'\\').map(number).collect(),
+        }
     }
 
     /// The values of a DS or IS that holds exactly `N` of them. Rust reads what DICOM allows, and a little more that is finite.
@@ -117,8 +167,8 @@ impl<'a> Fields<'a> {
     }
 
     pub fn short(&self, tag: Tag) -> Option<u16> {
-        let bytes = *self.values.get(&tag)?.first_chunk::<2>()?;
-        Some(if self.big_endian {
+        let bytes = *self.value(tag).first_chunk::<2>()?;
+        Some(if self.encoding.big_endian {
             u16::from_be_bytes(bytes)
         } else {
             u16::from_le_bytes(bytes)

@@ -5,5 +5,7 @@ pub mod ae;
 pub mod status;
 pub mod part10;
 pub mod scan;
-mod fields;
+pub mod fields;
+pub mod object;
+pub mod codec;
 pub mod header;

@@ -13,6 +13,8 @@ const ITEM: Tag = 0xFFFE_E000;
 const ITEM_DELIMITATION: Tag = 0xFFFE_E00D;
 const SEQUENCE_DELIMITATION: Tag = 0xFFFE_E0DD;
 const UNDEFINED: u32 = u32::MAX;
+/// Tag and length of what closes an item or a sequence.
+const DELIMITER_LENGTH: usize = 8;
 /// Sequences within sequences that we follow. Real objects stay below ten.
 pub const MAX_DEPTH: usize = 32;
 
@@ -123,7 +125,7 @@ pub fn scan<'a>(
             return Ok(end);
         }
         if undefined_length {
-            cursor.skip_undefined(head.content_encoding(encoding))?;
+            cursor.skip_open(Inside::Sequence(head.content_encoding(encoding)))?;
         } else {
             cursor.skip(head.length)?;
         }
@@ -132,9 +134,53 @@ pub fn scan<'a>(
     Ok(cursor.at)
 }
 
+/// The items of a sequence (PS3.5 7.5), each without its delimiter, and how their elements are encoded.
+pub fn items(sequence: Element<'_>, outer: Encoding) -> Result<(Vec<&[u8]>, Encoding), ScanError> {
+    let encoding = if sequence.vr == Some(*b"UN") {
+        Encoding::IMPLICIT_LE
+    } else {
+        outer
+    };
+    let data = sequence.value;
+    let mut cursor = Cursor { data, at: 0 };
+    let mut found = Vec::new();
+    while cursor.at < data.len() {
+        let at = cursor.at;
+        match cursor.item_head(encoding)? {
+            (ITEM, length) => {
+                let start = cursor.at;
+                let end = if length == UNDEFINED {
+                    cursor.skip_open(Inside::Item(encoding))?;
+                    cursor.at - DELIMITER_LENGTH
+                } else {
+                    cursor.skip(length)?;
+                    cursor.at
+                };
+                found.push(&data[start..end]);
+            }
+            (SEQUENCE_DELIMITATION, _) => break,
+            (tag, _) => {
+                return Err(ScanError::Malformed(format!(
+                    "{} at byte {at} of sequence {} where an item belongs",
+                    show(tag),
+                    show(sequence.tag)
+                )));
+            }
+        }
+    }
+    Ok((found, encoding))
+}
+
 /// The fragments of encapsulated Pixel Data whose value begins at `offset`, without the Basic Offset Table (PS3.5 A.4).
 /// A missing final delimiter is forgiven when the bytes end there, because some archives lose it.
 pub fn fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8]>, ScanError> {
+    let mut found = offset_table_and_fragments(data, offset)?;
+    found.remove(0);
+    Ok(found)
+}
+
+/// The same with the Basic Offset Table in front; it is empty in many objects.
+pub fn offset_table_and_fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8]>, ScanError> {
     let mut cursor = Cursor { data, at: offset };
     let mut found = Vec::new();
     while cursor.at < data.len() {
@@ -152,7 +198,6 @@ pub fn fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8]>, ScanError> {
     if found.len() < 2 {
         return Err(ScanError::Malformed("encapsulated Pixel Data holds no fragment".into()));
     }
-    found.remove(0);
     Ok(found)
 }
 
@@ -175,6 +220,12 @@ impl Head {
             outer
         }
     }
+}
+
+/// What a walk is inside of, and how its content is encoded.
+enum Inside {
+    Sequence(Encoding),
+    Item(Encoding),
 }
 
 struct Cursor<'a> {
@@ -267,14 +318,10 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Skips the content of an undefined-length sequence, its delimiter included. `open` holds what we are inside of, one
-    /// entry per undefined length: what is given a length is stepped over whole.
-    fn skip_undefined(&mut self, encoding: Encoding) -> Result<(), ScanError> {
-        enum Inside {
-            Sequence(Encoding),
-            Item(Encoding),
-        }
-        let mut open = vec![Inside::Sequence(encoding)];
+    /// Skips the content of a sequence or item of undefined length, its delimiter included. `open` holds what we are inside of,
+    /// one entry per undefined length: what is given a length is stepped over whole.
+    fn skip_open(&mut self, outermost: Inside) -> Result<(), ScanError> {
+        let mut open = vec![outermost];
         while let Some(inside) = open.last() {
             if open.len() > 2 * MAX_DEPTH {
                 return Err(ScanError::Malformed(format!("sequences nest deeper than {MAX_DEPTH}")));
@@ -402,6 +449,20 @@ mod tests {
     }
 
     #[test]
+    fn items_come_with_and_without_lengths_and_unknowns_hold_implicit_ones() {
+        let inner = [9, 0, 2, 0x10, 4, 0, 0, 0, 1, 2, 3, 4];
+        let mut data = undefined(b"UN", &inner);
+        data.splice(12..12, [0xFE, 0xFF, 0, 0xE0, 3, 0, 0, 0, 7, 8, 9]);
+        let mut found = None;
+        scan(&data, Encoding::EXPLICIT_LE, PIXEL_DATA, |element| {
+            found.get_or_insert(element);
+        })
+        .unwrap();
+        let found = items(found.unwrap(), Encoding::EXPLICIT_LE);
+        assert_eq!(found, Ok((vec![&[7u8, 8, 9][..], &inner], Encoding::IMPLICIT_LE)));
+    }
+
+    #[test]
     fn fragments_leave_out_the_offset_table_and_keep_their_order() {
         let data = [
             &[0xFE, 0xFF, 0, 0xE0, 0, 0, 0, 0][..],
@@ -423,6 +484,8 @@ mod tests {
             data.splice(0..0, undefined(b"UN", &[])[..20].iter().copied());
             let _ = tags(&data, encoding);
             let _ = fragments(&data, 0);
+            let sequence = Element { tag: 0, vr: None, length: 0, value: &data, offset: 0, undefined_length: true };
+            let _ = items(sequence, encoding);
         }
     }
 }

@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_measured_value_is_exact_and_short() {
-        let item = number(dcm("1", "x"), 1234.567_890_123, dcm("2", "y"));
+        let item = number(dcm("1", "x"), 1_234.567_890_123, dcm("2", "y"));
         let Some(Value::Items(measured)) = item.get(tags::MEASURED_VALUE_SEQUENCE) else {
             panic!("no value")
         };
@@ -234,6 +234,6 @@ mod tests {
         let Some(Value::Bytes(VR::FD, exact)) = measured[0].get(tags::FLOATING_POINT_VALUE) else {
             panic!("no double")
         };
-        assert_eq!(exact, &1234.567_890_123f64.to_le_bytes());
+        assert_eq!(exact, &1_234.567_890_123_f64.to_le_bytes());
     }
 }

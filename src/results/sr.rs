@@ -7,12 +7,13 @@
 //! One Volumetric ROI group (TID 1411) for each structure, tied to its segment by number and by Tracking UID, where the SEG is
 //! written too; else a plain measurement group (TID 1501) that names the slices.
 
+use crate::dicom::uid::Uid;
 use crate::mask::Mask;
 use crate::results::common;
 use crate::results::content::{self, CONTAINS, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, dcm};
 use crate::results::dataset::DataSet;
 use crate::results::origin::Origin;
-use crate::results::{Measure, ResultError, ResultObject, Source, seg};
+use crate::results::{self, Measure, ResultError, ResultObject, Source};
 use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
@@ -68,10 +69,7 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
         content::container(dcm("126010", "Imaging Measurements"), None, groups.collect()),
     ];
 
-    let segmentation = [
-        &common::known_uid(seg::SEGMENTATION_STORAGE),
-        &origin.sop_instance_uid(SEGMENTATION),
-    ];
+    let segmentation = [&segmentation_storage(), &origin.sop_instance_uid(SEGMENTATION)];
     let segmentation_series = origin.series_instance_uid_of(SEGMENTATION);
     let series = source.series;
     let slices = series.slices.iter().map(|s| (&s.sop_class_uid, &s.sop_instance_uid));
@@ -82,6 +80,11 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let title = (dcm("126000", "Imaging Measurement Report"), Some("1500"));
     content::document(&mut draft.data, &origin, evidence, title, children);
     draft.finish(&KIND, &origin)
+}
+
+fn segmentation_storage() -> Uid {
+    let kind = results::kind(SEGMENTATION).expect("a row of the table");
+    common::known_uid(kind.sop_class_uid)
 }
 
 /// Whether a SEG is written in the same job for the same receiver, so that its segments can be referred to.
@@ -147,7 +150,7 @@ fn place(source: &Source<'_>, origin: &Origin<'_>, n: usize, mask: &Mask) -> Vec
     vec![
         content::image(
             dcm("121191", "Referenced Segment"),
-            &common::known_uid(seg::SEGMENTATION_STORAGE),
+            &segmentation_storage(),
             &origin.sop_instance_uid(SEGMENTATION),
             Some(n as u16 + 1),
         ),

@@ -1,19 +1,16 @@
 //! One slice's stored pixels → Hounsfield units.
 //!
-//! Uncompressed pixels are taken from the file as they are. The codecs of dicom-rs are fed the joined fragments directly: its
-//! object reader is never run on a peer's file, and its Modality LUT (which fails on 16-bit signed CT) is not used.
+//! Uncompressed pixels are taken from the file as they are, compressed ones decoded by [`crate::dicom::codec`]. dicom-rs's Modality LUT (which
+//! fails on 16-bit signed CT) is not used.
 
+use crate::dicom::codec::Frame;
 use crate::dicom::header::{Instance, file_meta};
+use crate::dicom::object::inflate;
 use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError};
 use crate::dicom::uid::Uid;
 use crate::volume::AIR_HU;
-use dicom::encoding::Codec;
-use dicom::encoding::adapters::{PixelDataObject, RawPixelData};
-use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
-use dicom::transfer_syntax::TransferSyntaxRegistry;
 use std::borrow::Cow;
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What we can turn into HU: the uncompressed ones, then the compressed ones whose decoder was tried (not 12-bit JPEG).
 pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
@@ -35,12 +32,9 @@ pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
     "1.2.840.10008.1.2.4.203",
 ];
 const NATIVE: usize = 4;
-const RLE: &str = "1.2.840.10008.1.2.5";
-const ENCAPSULATED_UNCOMPRESSED: &str = "1.2.840.10008.1.2.1.98";
 
 /// A single-frame CT of 1024² at 16 bits is 2 MiB; headers may bring some more.
 const MAX_FILE: u64 = 256 << 20;
-const MAX_INFLATED: u64 = 256 << 20;
 
 /// Fills `out` (rows × columns) with the HU of one slice. The error is a sentence without the slice's name.
 pub fn read_hu(instance: &Instance, out: &mut [i16]) -> Result<(), String> {
@@ -108,21 +102,6 @@ fn read_file(instance: &Instance) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn inflate(deflated: &[u8]) -> Result<Vec<u8>, String> {
-    let mut data = Vec::new();
-    let mut source = flate2::read::DeflateDecoder::new(deflated).take(MAX_INFLATED + 1);
-    source
-        .read_to_end(&mut data)
-        .map_err(|error| format!("its deflated data set is broken: {error}"))?;
-    if data.len() as u64 > MAX_INFLATED {
-        return Err(format!(
-            "its deflated data set holds more than {} MiB",
-            MAX_INFLATED >> 20
-        ));
-    }
-    Ok(data)
-}
-
 /// Exactly `expected` bytes of stored values, little endian unless the data set is big endian.
 fn stored_bytes<'a>(
     instance: &Instance,
@@ -163,7 +142,11 @@ fn stored_bytes<'a>(
     }
     let fragments = scan::fragments(data, element.offset).map_err(scan_problem)?;
     let frame = Frame {
-        instance,
+        rows: instance.rows,
+        columns: instance.columns,
+        bits_allocated: instance.bits_allocated,
+        bits_stored: instance.bits_stored,
+        photometric_interpretation: &instance.photometric_interpretation,
         transfer_syntax,
         stream: fragments.concat(),
     };
@@ -210,168 +193,4 @@ fn hu_table(instance: &Instance) -> Vec<i16> {
         ((value as f64 * slope + intercept).round() as i16).max(AIR_HU)
     };
     (0..1u64 << instance.bits_allocated).map(hu).collect()
-}
-
-/// A compressed frame, as the codecs want to see it.
-struct Frame<'a> {
-    instance: &'a Instance,
-    transfer_syntax: &'a Uid,
-    stream: Vec<u8>,
-}
-
-impl Frame<'_> {
-    fn decode(&self) -> Result<Vec<u8>, String> {
-        self.check_stream()?;
-        let syntax = TransferSyntaxRegistry.get(self.transfer_syntax.as_str());
-        let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = syntax.map(|syntax| syntax.codec()) else {
-            return Err(format!(
-                "pixels in transfer syntax {} are not decoded by this version",
-                self.transfer_syntax
-            ));
-        };
-        let mut stored = Vec::new();
-        // Codecs index by what the stream claims: a damaged one may panic them.
-        match catch_unwind(AssertUnwindSafe(|| decoder.decode_frame(self, 0, &mut stored))) {
-            Ok(Ok(())) => Ok(stored),
-            Ok(Err(error)) => Err(format!("the pixels cannot be decoded: {error}")),
-            Err(_) => Err("the pixels cannot be decoded: the stream is damaged".into()),
-        }
-    }
-
-    /// Codecs allocate by the stream's own size, fill 16-bit output with 8-bit samples, and take a stream that stops early
-    /// for a picture with an empty rest. None of that may pass for a slice.
-    fn check_stream(&self) -> Result<(), String> {
-        if [RLE, ENCAPSULATED_UNCOMPRESSED].contains(&self.transfer_syntax.as_str()) {
-            return Ok(());
-        }
-        let stream = &self.stream[..];
-        let head = if stream.starts_with(&[0xFF, 0x4F]) {
-            jpeg_2000_head(stream)
-        } else {
-            jpeg_head(stream)
-        };
-        let head = head.ok_or("the compressed pixels have no readable header")?;
-        let wanted = (self.instance.rows as u64, self.instance.columns as u64);
-        if (head.rows, head.columns) != wanted || head.components != 1 {
-            let StreamHead {
-                rows,
-                columns,
-                components,
-                ..
-            } = head;
-            return Err(format!(
-                "the compressed pixels are {rows} rows × {columns} columns × {components}, the header says {} × {} × 1",
-                wanted.0, wanted.1
-            ));
-        }
-        if head.bits.div_ceil(8) != self.instance.bits_allocated / 8 {
-            let allocated = self.instance.bits_allocated;
-            return Err(format!(
-                "the compressed pixels have {} bits, the header allocates {allocated}",
-                head.bits
-            ));
-        }
-        let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if !stream[..end].ends_with(&[0xFF, 0xD9]) {
-            return Err("the compressed pixels are cut short: their end mark is missing".into());
-        }
-        Ok(())
-    }
-}
-
-struct StreamHead {
-    rows: u64,
-    columns: u64,
-    components: u16,
-    bits: u16,
-}
-
-fn be16(stream: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*stream.get(at..)?.first_chunk()?))
-}
-
-fn be32(stream: &[u8], at: usize) -> Option<u64> {
-    Some(u32::from_be_bytes(*stream.get(at..)?.first_chunk()?).into())
-}
-
-/// The SIZ marker follows the start at once (ISO 15444-1 A.5.1).
-fn jpeg_2000_head(stream: &[u8]) -> Option<StreamHead> {
-    if be16(stream, 2)? != 0xFF51 {
-        return None;
-    }
-    let (columns, rows) = (
-        be32(stream, 8)?.checked_sub(be32(stream, 16)?)?,
-        be32(stream, 12)?.checked_sub(be32(stream, 20)?)?,
-    );
-    let bits = u16::from(*stream.get(42)? & 0x7F) + 1;
-    Some(StreamHead {
-        rows,
-        columns,
-        components: be16(stream, 40)?,
-        bits,
-    })
-}
-
-/// The frame header of JPEG (ISO 10918-1 B.2.2) and JPEG-LS (ISO 14495-1 C.2.2): any SOF, or SOF55.
-fn jpeg_head(stream: &[u8]) -> Option<StreamHead> {
-    let mut at = 2;
-    while be16(stream, 0)? == 0xFFD8 {
-        let marker = be16(stream, at)?;
-        match marker {
-            0xFFFF => at += 1,
-            0xFFC0..=0xFFC3 | 0xFFC5..=0xFFC7 | 0xFFC9..=0xFFCB | 0xFFCD..=0xFFCF | 0xFFF7 => {
-                return Some(StreamHead {
-                    bits: u16::from(*stream.get(at + 4)?),
-                    rows: be16(stream, at + 5)?.into(),
-                    columns: be16(stream, at + 7)?.into(),
-                    components: u16::from(*stream.get(at + 9)?),
-                });
-            }
-            0xFF01..=0xFFFE => at += 2 + usize::from(be16(stream, at + 2)?),
-            _ => return None,
-        }
-    }
-    None
-}
-
-impl PixelDataObject for Frame<'_> {
-    fn transfer_syntax_uid(&self) -> &str {
-        self.transfer_syntax.as_str()
-    }
-    fn rows(&self) -> Option<u16> {
-        u16::try_from(self.instance.rows).ok()
-    }
-    fn cols(&self) -> Option<u16> {
-        u16::try_from(self.instance.columns).ok()
-    }
-    fn samples_per_pixel(&self) -> Option<u16> {
-        Some(1)
-    }
-    fn bits_allocated(&self) -> Option<u16> {
-        Some(self.instance.bits_allocated)
-    }
-    fn bits_stored(&self) -> Option<u16> {
-        Some(self.instance.bits_stored)
-    }
-    fn photometric_interpretation(&self) -> Option<&str> {
-        Some(&self.instance.photometric_interpretation)
-    }
-    fn number_of_frames(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn number_of_fragments(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn fragment(&self, fragment: usize) -> Option<Cow<'_, [u8]>> {
-        (fragment == 0).then_some(Cow::Borrowed(&self.stream[..]))
-    }
-    fn offset_table(&self) -> Option<Cow<'_, [u32]>> {
-        Some(Cow::Borrowed(&[0]))
-    }
-    fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData {
-            fragments: [self.stream.clone()].into_iter().collect(),
-            offset_table: [0].into_iter().collect(),
-        })
-    }
 }

@@ -1,8 +1,8 @@
 //! Promise: what is said in words, numbers and pictures is read by others as it was meant, and nobody waits in vain.
 
-use crate::results::{self as written, Case, POSES, files, identity, phantom, python, run, series_of, shapes, text};
+use crate::results::{self as written, Case, POSES, files, identity, phantom, run, series_of, shapes, text};
 use crate::support::data;
-use crate::support::peers::peer;
+use crate::support::peers::{peer, python};
 use medlsamd::dicom::header::Instance;
 use medlsamd::results::notice::{self, Notice};
 use medlsamd::results::style::Style;

@@ -3,11 +3,12 @@
 use crate::support::daemon::free_port;
 use crate::support::data;
 use crate::support::orthanc::Orthanc;
-use crate::support::peers::peer;
+use crate::support::peers::{peer, python};
 use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
+use medlsamd::labels;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
 use medlsamd::results::picture::Sheet;
@@ -20,22 +21,6 @@ use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
-
-/// The Python that has the judges' packages.
-pub fn python() -> Option<PathBuf> {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
-    let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
-    if !named.is_file() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{} is missing, and in CI it must not be",
-            named.display()
-        );
-        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
-        return None;
-    }
-    Some(named)
-}
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 pub struct Pose {
@@ -92,9 +77,9 @@ pub const POSES: &[Pose] = &[
     },
 ];
 
-const COLUMNS: usize = 37;
-const ROWS: usize = 29;
-const SLICES: usize = 9;
+pub const COLUMNS: usize = 37;
+pub const ROWS: usize = 29;
+pub const SLICES: usize = 9;
 
 fn decimals(values: &[f64]) -> PrimitiveValue {
     PrimitiveValue::Strs(
@@ -262,7 +247,9 @@ pub fn models() -> Vec<ModelUsed> {
 pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
-        results::KINDS.iter().map(write).collect()
+        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
+        let kinds = results::KINDS.iter().filter(|kind| kind.name != "labelmap");
+        kinds.map(write).collect()
     })
 }
 
@@ -299,6 +286,26 @@ pub fn with_source<T>(
     })
 }
 
+/// Our own reader, which shares no code with the writers, finds every voxel.
+fn read_back(series: &Series, masks: &[Mask], object: &ResultObject) {
+    let read = labels::read(&object.part10).expect(object.kind);
+    let placer = read.on(series).expect(object.kind);
+    assert_eq!(read.regions.len(), masks.len());
+    for (region, mask) in read.regions.iter().zip(masks) {
+        let placed = placer.place(region).expect(object.kind);
+        let block = placed.block.expect("voxels");
+        assert!(placed.exact, "{} {}", object.kind, mask.structure.name);
+        assert_eq!(block.offset, mask.offset, "{} {}", object.kind, mask.structure.name);
+        assert!(block.voxels == mask.voxels, "{} {}", object.kind, mask.structure.name);
+        let code = |code: &Option<labels::Coded>| code.as_ref().map(|code| code.value.clone());
+        assert_eq!(code(&region.kind).as_deref(), Some(mask.structure.kind.value));
+        assert_eq!(
+            code(&region.laterality).as_deref(),
+            mask.structure.laterality.map(|side| side.value)
+        );
+    }
+}
+
 /// A series, its objects and its masks as files.
 pub struct Case {
     pub folder: tempfile::TempDir,
@@ -311,6 +318,9 @@ impl Case {
         let folder = tempfile::tempdir().expect("a folder");
         let masks = shapes(series);
         let objects = write_all(series, &masks, "seed").into_iter().map(|object| {
+            if results::kind(object.kind).expect("a kind").proven != results::Proven::Nothing {
+                read_back(series, &masks, &object);
+            }
             let path = folder.path().join(object.kind).with_extension("dcm");
             std::fs::write(&path, &object.part10).expect("written");
             (path, object)
@@ -556,7 +566,7 @@ fn what_cannot_be_written_rightly_is_refused() {
             .all(|said| said.contains("two masks of lung_left"))
     );
     std::fs::remove_file(&series.slices[0].path).expect("removed");
-    assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
+    assert!(refuse(&masks[1..2]).iter().all(|said| said.contains(".dcm")));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Foreign tools that tests need. In CI they are always there: a test never passes by being skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The path of a foreign tool such as `storescu`; `None`, with a loud word, where it is not installed.
 ///
@@ -23,4 +23,20 @@ pub fn peer(tool: &str) -> Option<PathBuf> {
         eprintln!("\n*** SKIPPED: the tool {tool} is missing (make peers) ***\n");
     }
     found
+}
+
+/// The Python that has the judges' packages.
+pub fn python() -> Option<PathBuf> {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    let named = std::env::var_os("MEDLSAMD_PYTHON").map_or(ours, PathBuf::from);
+    if !named.is_file() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} is missing, and in CI it must not be",
+            named.display()
+        );
+        eprintln!("\n*** SKIPPED: no Python with tests/peers/requirements.txt (MEDLSAMD_PYTHON) ***\n");
+        return None;
+    }
+    Some(named)
 }
