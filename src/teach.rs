@@ -140,7 +140,7 @@ pub fn read_points(path: &Path) -> Result<Placed, TeachError> {
 pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, TeachError> {
     let mut patterns = BTreeMap::new();
     for (name, structure) in &placed.structures {
-        if structure::by_name(name).is_none() {
+        if !structure::sought().any(|s| s.name == name) {
             return Err(TeachError::Input(format!(
                 "{}: no structure is called `{name}`",
                 placed.volume
@@ -352,7 +352,7 @@ pub fn structure_of_label(label: &str) -> Option<&'static str> {
         "vertebrae_L3" => "vertebra_L3",
         other => other,
     };
-    structure::by_name(renamed).map(|s| s.name)
+    structure::sought().map(|s| s.name).find(|name| *name == renamed)
 }
 
 /// Adds a template, or replaces the one of the same id, and writes the bank whole.

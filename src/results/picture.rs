@@ -7,6 +7,7 @@ mod font;
 
 use crate::geometry::{Box3, Grid, PatientPoint, Vec3};
 use crate::mask::Mask;
+use crate::structure::Role;
 use crate::volume::Volume;
 
 /// Side of the square a plane is fitted into, pixels.
@@ -127,7 +128,12 @@ impl Sheet {
 /// Where the structures are, or the whole volume when there are none.
 fn region(grid: &Grid, masks: &[Mask]) -> Box3 {
     let mut region = Box3::EMPTY;
-    for mask in masks {
+    // The body is everywhere: levels are chosen by organs where there are any.
+    let organs = masks.iter().any(|mask| mask.structure.role == Role::Organ);
+    for mask in masks
+        .iter()
+        .filter(|mask| !organs || mask.structure.role == Role::Organ)
+    {
         let (k, j, i) = mask.voxels.dim();
         for corner in 0..8usize {
             let at = |axis: usize, size: usize| (mask.offset[axis] + (corner >> axis & 1) * (size - 1)) as f64;
@@ -202,7 +208,9 @@ fn draw(canvas: &mut Sheet, (x0, y0): (usize, usize), view: &View, volume: &Volu
         .collect();
     let mut colours: Vec<[f32; 3]> = places.iter().map(|voxel| [grey(volume, *voxel); 3]).collect();
     for mask in masks {
-        paint(&mut colours, &places, width, mask, (mask.structure.colour, FILL));
+        // A filled body would tint everything else.
+        let fill = if mask.structure.role == Role::Organ { FILL } else { 0.0 };
+        paint(&mut colours, &places, width, mask, (mask.structure.colour, fill));
     }
     for mask in references {
         paint(&mut colours, &places, width, mask, (WHITE, 0.0));

@@ -20,6 +20,7 @@ mod labels;
 mod reports;
 mod names;
 mod styles;
+mod external;
 mod network;
 mod network_peers;
 mod intake;
