@@ -1,7 +1,9 @@
 //! What we send: kept results to the protocol's destinations, each with its own state and back-off.
 
 use crate::config::{Config, Route};
-use crate::net::scu::{self, Dial, Outgoing};
+use crate::dicom::status::Status;
+use crate::job::KeptResult;
+use crate::net::scu::{self, Dial, Outgoing, ScuError};
 use crate::store::{DueDelivery, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashSet;
@@ -57,16 +59,16 @@ async fn deliver(
     let job = delivery.job;
     let destination = delivery.destination.clone();
     let sent = match config.route(&destination) {
-        Some(route) => send(&config, route, &delivery).await,
+        Some(route) => send(&store, &config, route, &delivery).await,
         None => Err(format!("destination {destination:?} is no longer in the configuration")),
     };
     crate::failpoint::hit("delivery_before_record");
     let now = Timestamp::now();
     let recorded = match sent {
-        Ok(()) => {
-            tracing::info!(job = job.0, destination, "delivered");
+        Ok(sent) => {
+            tracing::info!(job = job.0, destination, sent, "delivered");
             let name = destination.clone();
-            blocking(&store, move |store| store.delivery_succeeded(job, &name, now)).await
+            blocking(&store, move |store| store.delivery_succeeded(job, &name, &sent, now)).await
         }
         Err(error) => {
             let retry_at = config
@@ -88,8 +90,11 @@ async fn deliver(
     bell.notify_one();
 }
 
-/// All objects over one association; anything but stored (or there already) is a failure of the whole.
-async fn send(config: &Config, route: &Route, delivery: &DueDelivery) -> Result<(), String> {
+/// How long a refused SOP class is not offered again where another form will do.
+const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// All objects over one association; anything but stored (or there already) is a failure of the whole. Returns what was sent.
+async fn send(store: &Store, config: &Config, route: &Route, delivery: &DueDelivery) -> Result<String, String> {
     let timeout = Duration::from_secs(route.written.timeout_s);
     let dial = Dial {
         calling_ae: config.ae_title.clone(),
@@ -97,32 +102,90 @@ async fn send(config: &Config, route: &Route, delivery: &DueDelivery) -> Result<
         connect_timeout: timeout.min(Duration::from_secs(20)),
         timeout,
     };
-    let objects: Vec<Outgoing> = delivery
-        .objects
-        .iter()
-        .map(|object| Outgoing {
-            sop_class_uid: object.sop_class_uid.clone(),
-            sop_instance_uid: object.sop_instance_uid.clone(),
-            transfer_syntax_uid: object.transfer_syntax_uid.clone(),
-            path: object.path.clone(),
-        })
-        .collect();
-    let answers = scu::store(&dial, &objects).await.map_err(|error| error.to_string())?;
-    if answers.len() < objects.len() && answers.iter().all(Result::is_ok) {
-        return Err(format!(
-            "the association broke after {} of {} objects",
-            answers.len(),
-            objects.len()
-        ));
-    }
-    for (object, answer) in delivery.objects.iter().zip(answers) {
-        match answer {
-            Ok(status) if status.is_stored() => {}
-            Ok(status) => return Err(format!("{} answered {status} to the {}", route.address, object.kind)),
-            Err(error) => return Err(error.to_string()),
+    let items = worth_offering(store, route, delivery).await?;
+    let outgoing = |object: &KeptResult| Outgoing {
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+        path: object.path.clone(),
+    };
+    let objects: Vec<Vec<Outgoing>> = items.iter().map(|item| item.iter().map(outgoing).collect()).collect();
+    let offered: Vec<Vec<&Outgoing>> = objects.iter().map(|item| item.iter().collect()).collect();
+    let answers = scu::store_first_taken(&dial, &offered)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut sent = Vec::new();
+    let mut trouble = None;
+    for (item, answers) in items.iter().zip(&answers) {
+        for (object, answer) in item.iter().zip(answers) {
+            let problem = match answer {
+                Ok(status) if status.is_stored() => None,
+                Ok(status) => Some(format!("{} answered {status} to the {}", route.address, object.kind)),
+                Err(error) => Some(error.to_string()),
+            };
+            remember(store, route, object, item.len(), answer).await;
+            match problem {
+                None => sent.push(object.kind.as_str()),
+                // What has another form is not lost yet.
+                Some(_) if item.last() != Some(object) => {}
+                Some(problem) => trouble = trouble.or(Some(problem)),
+            }
         }
     }
-    Ok(())
+    match trouble {
+        Some(problem) => Err(problem),
+        None if sent.len() < items.len() => Err(format!(
+            "the association broke after {} of {} objects",
+            sent.len(),
+            items.len()
+        )),
+        None => Ok(sent.join(", ")),
+    }
+}
+
+/// The items without the forms that this destination refused lately, as long as one is left.
+async fn worth_offering(store: &Store, route: &Route, delivery: &DueDelivery) -> Result<Vec<Vec<KeptResult>>, String> {
+    let mut items = delivery.items.clone();
+    if items.iter().all(|item| item.len() < 2) {
+        return Ok(items);
+    }
+    let (name, address) = (route.name.clone(), route.address.to_string());
+    let since = Timestamp::now()
+        .saturating_sub(REFUSED_FOR)
+        .unwrap_or(Timestamp::UNIX_EPOCH);
+    let refused = blocking(store, move |store| store.refused_classes(&name, &address, since)).await?;
+    for item in &mut items {
+        let last = item.last().cloned();
+        item.retain(|object| Some(object) == last.as_ref() || !refused.contains(&object.sop_class_uid));
+    }
+    Ok(items)
+}
+
+/// Keeps in mind what a destination said to something that has another form. A network that broke, or a full disk, says nothing.
+async fn remember(store: &Store, route: &Route, object: &KeptResult, forms: usize, answer: &Result<Status, ScuError>) {
+    let takes = match answer {
+        Ok(status) if status.is_passing() => return,
+        Ok(status) => status.is_stored(),
+        Err(ScuError::NotAccepted { .. }) => false,
+        Err(_) => return,
+    };
+    if forms < 2 {
+        return;
+    }
+    let (name, address, class) = (
+        route.name.clone(),
+        route.address.to_string(),
+        object.sop_class_uid.clone(),
+    );
+    let now = Timestamp::now();
+    let kept = blocking(store, move |store| {
+        store.remember_ability(&name, &address, &class, takes, now)
+    })
+    .await;
+    if let Err(error) = kept {
+        // The next delivery asks again: nothing is lost but a moment.
+        tracing::warn!(destination = route.name, %error, "cannot remember what the destination takes");
+    }
 }
 
 /// Doubling pause with a cap; `None` once the attempts are used up.
@@ -161,6 +224,8 @@ mod tests {
         let route = Route {
             name: "PACS".into(),
             address: written.address.parse().unwrap(),
+            profile: crate::results::profile::Profile::default(),
+            style: String::new(),
             written,
         };
         let now = Timestamp::UNIX_EPOCH;

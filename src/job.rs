@@ -217,7 +217,7 @@ pub struct Summary {
 /// A result object kept on disk, ready to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptResult {
-    /// `seg`, `rtstruct`.
+    /// Its name within the job: [`crate::results::key`].
     pub kind: String,
     pub sop_class_uid: Uid,
     pub sop_instance_uid: Uid,
@@ -225,6 +225,14 @@ pub struct KeptResult {
     pub path: std::path::PathBuf,
     /// Lower-case hex of the file.
     pub sha256: String,
+}
+
+/// What one destination is to get of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parcel {
+    pub destination: String,
+    /// Keys of kept results. Each item is sent as the first of its alternatives that the destination takes.
+    pub items: Vec<Vec<String>>,
 }
 
 /// How a run ended that kept no results. (One that did ends in `Store::keep`.)

@@ -91,10 +91,12 @@ impl Mask {
     pub fn voxel_count(&self) -> usize {
         self.voxels.iter().filter(|v| **v).count()
     }
+
     /// Grid indices (i, j, k) of the true voxels.
     pub fn indices(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
         indices(self.offset, &self.voxels)
     }
+
     pub fn contains(&self, [i, j, k]: [usize; 3]) -> bool {
         let at = |v: usize, axis: usize| v.checked_sub(self.offset[axis]);
         match (at(k, 2), at(j, 1), at(i, 0)) {

@@ -146,7 +146,7 @@ pub fn read_points(path: &Path) -> Result<Placed, TeachError> {
 pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, TeachError> {
     let mut patterns = BTreeMap::new();
     for (name, structure) in &placed.structures {
-        if structure::by_name(name).is_none() {
+        if !structure::sought().any(|s| s.name == name) {
             return Err(TeachError::Input(format!(
                 "{}: no structure is called `{name}`",
                 placed.volume

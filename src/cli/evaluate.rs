@@ -321,8 +321,10 @@ fn wanted(names: &[String], localiser: &Localiser) -> Result<Vec<&'static Struct
     if names.is_empty() {
         return Ok(localiser.bank.structures());
     }
-    let row =
-        |name: &String| structure::by_name(name).ok_or_else(|| Exit::Usage(format!("no structure is called {name:?}")));
+    let row = |name: &String| {
+        let sought = structure::sought().find(|s| s.name == name);
+        sought.ok_or_else(|| Exit::Usage(format!("no structure that can be located is called {name:?}")))
+    };
     names.iter().map(row).collect()
 }
 

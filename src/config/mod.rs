@@ -7,6 +7,8 @@ mod resolve;
 
 pub use resolve::{Config, Problem, Route};
 
+use crate::results;
+use crate::results::profile::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +24,8 @@ pub struct Written {
     pub watch: Watch,
     pub protocol: Vec<Protocol>,
     pub destination: Vec<Destination>,
+    /// The site's own destination profiles; one of a built-in name replaces it.
+    pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
     pub models: Models,
     pub log: Log,
@@ -123,6 +127,9 @@ pub struct Watch {
     pub folders: Vec<PathBuf>,
 }
 
+/// What `notice` says when nobody wants one.
+pub const NO_NOTICE: &str = "none";
+
 /// Which series get which structures, and where the results go. The first protocol that matches wins.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,6 +145,9 @@ pub struct Protocol {
     /// Destination names.
     #[serde(default)]
     pub send_to: Vec<String>,
+    /// What the destinations get when a series comes to nothing: `none`, or a form of notice, `sc` or `sr`.
+    #[serde(default = "default_notice")]
+    pub notice: String,
     /// Higher runs first.
     #[serde(default)]
     pub priority: i64,
@@ -155,6 +165,7 @@ impl Default for Protocol {
             structures: vec!["all".into()],
             results: default_results(),
             send_to: Vec::new(),
+            notice: default_notice(),
             priority: 0,
             min_slices: default_min_slices(),
             min_extent_mm: default_min_extent_mm(),
@@ -164,6 +175,9 @@ impl Default for Protocol {
 
 fn default_results() -> Vec<String> {
     vec!["seg".into(), "rtstruct".into()]
+}
+fn default_notice() -> String {
+    NO_NOTICE.into()
 }
 fn default_min_slices() -> usize {
     20
@@ -178,6 +192,9 @@ pub struct Destination {
     pub name: String,
     /// `AETITLE@host:port`.
     pub address: String,
+    /// What it takes, and how: a name of the built-in or the site's own profiles.
+    #[serde(default = "default_profile")]
+    pub profile: String,
     #[serde(default = "default_timeout_s")]
     pub timeout_s: u64,
     /// First pause after a failed send; doubles up to `retry_max_s`.
@@ -190,6 +207,9 @@ pub struct Destination {
     pub attempts: u32,
 }
 
+fn default_profile() -> String {
+    results::GENERIC.into()
+}
 fn default_timeout_s() -> u64 {
     60
 }
@@ -289,6 +309,7 @@ impl Written {
         let destination = Destination {
             name: "PACS".into(),
             address: "PACS@10.0.0.5:104".into(),
+            profile: default_profile(),
             timeout_s: default_timeout_s(),
             retry_s: default_retry_s(),
             retry_max_s: default_retry_max_s(),
@@ -298,10 +319,16 @@ impl Written {
             engine_cache: Some("/var/lib/medlsamd/engines".into()),
             ..Inference::default()
         };
+        let profile = Profile {
+            about: "Our planning system".into(),
+            takes: vec!["rtstruct".into()],
+            ..Profile::default()
+        };
         Self {
             peer: vec![peer],
             protocol: vec![protocol],
             destination: vec![destination],
+            profile: BTreeMap::from([("our_tps".into(), profile)]),
             inference,
             ..Self::default()
         }

@@ -1,11 +1,12 @@
 //! Written → typed and checked.
 
-use crate::config::{Destination, Protocol, Written};
+use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
+use crate::results::profile::{self, Profile};
 use crate::structure;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Something wrong with the configuration.
@@ -33,11 +34,14 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// A destination with its address understood.
+/// A destination with its address and profile understood.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub name: String,
     pub address: Address,
+    pub profile: Profile,
+    /// The profile whose style this is: the first of those that write alike, so that alike receivers share their objects.
+    pub style: String,
     pub written: Destination,
 }
 
@@ -75,7 +79,7 @@ impl Config {
         check_numbers(&written, &mut problems);
         check_peers(&written, &mut problems);
         let routes = check_destinations(&written, &mut problems);
-        check_protocols(&written, &mut problems);
+        check_protocols(&written, &routes, &mut problems);
         match ae_title {
             Some(ae_title) if problems.is_empty() => Ok(Self {
                 written,
@@ -163,8 +167,20 @@ fn collect_unknown(table: &toml::Table, example: &toml::Table, prefix: &str, fou
             found.push(Problem::new(name, "no such key", format!("known here: {near}")));
             continue;
         };
-        // A protocol's match holds the operator's own keywords.
-        if key == "match" {
+        // These hold the operator's own keywords, structures and names.
+        if ["match", "names", "colours"].contains(&key.as_str()) {
+            continue;
+        }
+        if prefix.is_empty() && key == "profile" {
+            let known = known
+                .as_table()
+                .and_then(|profiles| profiles.values().next())
+                .and_then(toml::Value::as_table);
+            for (profile, value) in value.as_table().into_iter().flatten() {
+                if let (Some(known), Some(value)) = (known, value.as_table()) {
+                    collect_unknown(value, known, &format!("{name}.{profile}."), found);
+                }
+            }
             continue;
         }
         let items = |value: &toml::Value| match value {
@@ -285,6 +301,7 @@ fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
 }
 
 fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Route> {
+    let profiles = profiles(written, problems);
     let mut names = BTreeSet::new();
     let mut routes = Vec::new();
     for (n, destination) in written.destination.iter().enumerate() {
@@ -295,13 +312,29 @@ fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Rou
                 "names are unique",
             ));
         }
-        match destination.address.parse::<Address>() {
-            Ok(address) => routes.push(Route {
+        let profile = profiles.get(&destination.profile);
+        if profile.is_none() {
+            let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+            problems.push(Problem::new(
+                format!("destination[{n}].profile"),
+                format!("no profile is called {:?}", destination.profile),
+                format!(
+                    "{}, or a [profile.{}] of your own",
+                    known.join(", "),
+                    destination.profile
+                ),
+            ));
+        }
+        match (destination.address.parse::<Address>(), profile) {
+            (Ok(address), Some(profile)) => routes.push(Route {
                 name: destination.name.clone(),
                 address,
+                profile: profile.clone(),
+                style: first_alike(&profiles, profile),
                 written: destination.clone(),
             }),
-            Err(error) => problems.push(Problem::new(
+            (Ok(_), None) => {}
+            (Err(error), _) => problems.push(Problem::new(
                 format!("destination[{n}].address"),
                 error.to_string(),
                 "e.g. \"PACS@10.0.0.5:104\"",
@@ -311,7 +344,76 @@ fn check_destinations(written: &Written, problems: &mut Vec<Problem>) -> Vec<Rou
     routes
 }
 
-fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
+/// The built-in profiles and the site's own, which replace those of the same name.
+fn profiles(written: &Written, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
+    let mut profiles = profile::built_in();
+    for (name, profile) in &written.profile {
+        let mut complain = |key: &str, problem: String, hint: &str| {
+            problems.push(Problem::new(format!("profile.{name}.{key}"), problem, hint))
+        };
+        // It becomes a part of file names.
+        if name.is_empty()
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            complain("name", "not a name".into(), "lower-case letters, digits and _");
+        }
+        for kind in profile
+            .takes
+            .iter()
+            .filter(|kind| !results::names().contains(&kind.as_str()))
+        {
+            complain(
+                "takes",
+                format!("no result is called {kind:?}"),
+                &results::names().join(", "),
+            );
+        }
+        for structure in profile.style.names.keys().chain(profile.style.colours.keys()) {
+            if structure::by_name(structure).is_none() {
+                let hint = "`medlsamd template list` shows the names";
+                complain("style", format!("no structure is called {structure:?}"), hint);
+            }
+        }
+        if !(profile.style.simplify_mm.is_finite() && (0.0..=1.0).contains(&profile.style.simplify_mm)) {
+            complain(
+                "style.simplify_mm",
+                format!("{} is outside 0 to 1", profile.style.simplify_mm),
+                "0 keeps every corner",
+            );
+        }
+        if !(8..=64).contains(&profile.style.name_length) {
+            complain(
+                "style.name_length",
+                format!("{} is outside 8 to 64", profile.style.name_length),
+                "16 suits most",
+            );
+        }
+        if !(1024..=65_534).contains(&profile.style.contour_bytes) {
+            complain(
+                "style.contour_bytes",
+                format!("{} is outside 1024 to 65534", profile.style.contour_bytes),
+                "65534",
+            );
+        }
+        profiles.insert(name.clone(), profile.clone());
+    }
+    profiles
+}
+
+fn first_alike(profiles: &BTreeMap<String, Profile>, profile: &Profile) -> String {
+    let generic = profiles
+        .get(results::GENERIC)
+        .filter(|generic| generic.style == profile.style);
+    let alike = || profiles.iter().find(|(_, other)| other.style == profile.style);
+    match generic {
+        Some(_) => results::GENERIC.into(),
+        None => alike().map(|(name, _)| name.clone()).unwrap_or_default(),
+    }
+}
+
+fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Problem>) {
     let mut names = BTreeSet::new();
     for (n, protocol) in written.protocol.iter().enumerate() {
         let mut complain = |key: &str, problem: String, hint: &str| {
@@ -338,19 +440,44 @@ fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
                 "`medlsamd template list` shows the names",
             );
         }
-        for kind in protocol.results.iter().filter(|kind| results::kind(kind).is_none()) {
-            complain("results", format!("no result is called {kind:?}"), "seg, rtstruct");
-        }
-        for name in protocol
-            .send_to
+        for kind in protocol
+            .results
             .iter()
-            .filter(|name| !written.destination.iter().any(|d| d.name == **name))
+            .filter(|kind| !results::names().contains(&kind.as_str()))
         {
             complain(
-                "send_to",
-                format!("no destination is called {name:?}"),
-                "add a [[destination]] of that name",
+                "results",
+                format!("no result is called {kind:?}"),
+                &results::names().join(", "),
             );
+        }
+        if protocol.notice != NO_NOTICE && results::notice::kind(&protocol.notice).is_none() {
+            complain(
+                "notice",
+                format!("no notice is called {:?}", protocol.notice),
+                "none, sc or sr",
+            );
+        }
+        for name in &protocol.send_to {
+            let Some(route) = routes.iter().find(|route| route.name == *name) else {
+                if !written.destination.iter().any(|d| d.name == *name) {
+                    let hint = "add a [[destination]] of that name";
+                    complain("send_to", format!("no destination is called {name:?}"), hint);
+                }
+                continue;
+            };
+            if !protocol
+                .results
+                .iter()
+                .any(|result| route.profile.takes.contains(result))
+            {
+                let takes = route.profile.takes.join(", ");
+                complain(
+                    "send_to",
+                    format!("{name} takes {takes}, none of which is among the results"),
+                    "add one to results, or give the destination another profile",
+                );
+            }
         }
     }
 }
@@ -358,6 +485,7 @@ fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::profile::SegEncoding;
 
     #[test]
     fn the_example_is_fine_and_every_problem_is_reported_at_once() {
@@ -381,13 +509,61 @@ mod tests {
     }
 
     #[test]
+    fn a_site_can_add_a_profile_and_alike_receivers_share_their_objects() {
+        let mut written = Written::example();
+        let own = Profile {
+            seg: SegEncoding::Auto,
+            ..profile::built_in()["eclipse"].clone()
+        };
+        written.profile.insert("our_tps".into(), own);
+        written.destination[0].profile = "our_tps".into();
+        let config = Config::resolve(written.clone()).unwrap();
+        assert_eq!(config.routes[0].profile.seg, SegEncoding::Auto);
+        // Eclipse's style is the generic one.
+        assert_eq!(config.routes[0].style, results::GENERIC);
+
+        written.destination[0].profile = "elsewhere".into();
+        let seg_only = vec!["seg".to_owned()];
+        let tps = Profile {
+            takes: vec!["rtstruct".into(), "film".into()],
+            ..Profile::default()
+        };
+        written.profile.insert("Our TPS".into(), tps);
+        written.destination.push(crate::config::Destination {
+            name: "TPS".into(),
+            profile: "eclipse".into(),
+            ..written.destination[0].clone()
+        });
+        written.protocol[0].results = seg_only;
+        written.protocol[0].send_to.push("TPS".into());
+        let problems = Config::resolve(written).unwrap_err();
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+        let expected = [
+            "profile.Our TPS.name",
+            "profile.Our TPS.takes",
+            "destination[0].profile",
+            "protocol[0].send_to",
+        ];
+        assert_eq!(keys, expected, "{problems:#?}");
+    }
+
+    #[test]
     fn all_unknown_keys_are_found_in_one_look() {
-        let text = "[dicom]\nae_titel=\"X\"\n[[peer]]\nae_title=\"A\"\nhost=\"any\"\nmay=[]\ncolour=1\n[nonsense]\na=1\n[[protocol]]\nname=\"x\"\nstructures=[]\nmatch={Foo=\"*\"}";
+        let text = "[dicom]\nae_titel=\"X\"\n[[peer]]\nae_title=\"A\"\nhost=\"any\"\nmay=[]\ncolour=1\n[nonsense]\na=1\n[[protocol]]\nname=\"x\"\nstructures=[]\nmatch={Foo=\"*\"}\n[profile.own]\ntake=[]\nstyle={hole=1,names={liver=\"Leber\"}}";
         let keys: Vec<String> = unknown_keys(text, Path::new("x"))
             .unwrap()
             .into_iter()
             .map(|p| p.key)
             .collect();
-        assert_eq!(keys, ["dicom.ae_titel", "nonsense", "peer.colour"]);
+        assert_eq!(
+            keys,
+            [
+                "dicom.ae_titel",
+                "nonsense",
+                "peer.colour",
+                "profile.own.style.hole",
+                "profile.own.take"
+            ]
+        );
     }
 }

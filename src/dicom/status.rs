@@ -26,6 +26,12 @@ impl Status {
     pub fn is_stored(self) -> bool {
         matches!(self.0, 0x0000 | 0xB000 | 0xB006 | 0xB007) || self == Self::DUPLICATE_SOP_INSTANCE
     }
+
+    /// Refused for what the receiver can not do with it now: out of resources (A7xx), or processing failure (0110). The object
+    /// itself is not at fault.
+    pub fn is_passing(self) -> bool {
+        self.0 >> 8 == 0xA7 || self.0 == 0x0110
+    }
 }
 
 impl std::fmt::Display for Status {

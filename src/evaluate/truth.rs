@@ -6,7 +6,7 @@ use crate::localise::search::median;
 use crate::localise::verdict::Thresholds;
 use crate::localise::{Face, Located};
 use crate::mask::Mask;
-use crate::structure::{Linking, STRUCTURES, Structure};
+use crate::structure::{self, Linking, STRUCTURES, Structure};
 use crate::teach::{self, Placed, PlacedSection, PlacedStructure, Presence};
 use ndarray::{Array3, s};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ impl Truth {
         let placed = teach::points_of_labels(grid, labels, names);
         let masks = masks(labels, names);
         let mut presence = BTreeMap::new();
-        for structure in STRUCTURES {
+        for structure in structure::sought() {
             let is = match placed.get(structure.name) {
                 Some(placed) if placed.cut.is_empty() => Presence::Whole,
                 Some(_) => Presence::Cut,
@@ -87,7 +87,7 @@ impl Truth {
         };
         Self {
             id: placed.volume.clone(),
-            presence: STRUCTURES.iter().filter_map(known).collect(),
+            presence: structure::sought().filter_map(known).collect(),
             placed: placed.structures.clone(),
             masks: Vec::new(),
             without,

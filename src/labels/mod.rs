@@ -28,9 +28,11 @@ mod frames;
 mod plane;
 mod place;
 mod raster;
+mod moments;
 pub mod names;
 pub mod take;
 
+pub use crate::labels::moments::Moments;
 pub use crate::labels::place::{Placed, Placer};
 
 use crate::dicom::fields::{Fields, HeaderError};

@@ -4,7 +4,7 @@
 //! for an organ. What contradicts itself, as a left code under a right name, is not taken.
 
 use crate::labels::{Coded, Region};
-use crate::structure::{STRUCTURES, Structure};
+use crate::structure::{self, Structure};
 
 /// A structure's names without its side: our name, the SRT code that SNOMED CT replaced (PS3.16 table in CID 7151 and others),
 /// and spellings besides our name and the TG-263 one. Lower case, without separators.
@@ -175,11 +175,7 @@ fn by_code(kind: &Coded, laterality: Option<&Coded>, name: &str) -> Result<Known
         .iter()
         .find(|(_, srt, _)| *srt == value)
         .map(|(root, ..)| *root);
-    let rows = || {
-        STRUCTURES
-            .iter()
-            .filter(|s| s.kind.value == value || old == Some(root(s)))
-    };
+    let rows = || structure::sought().filter(|s| s.kind.value == value || old == Some(root(s)));
     let unknown = || format!("its code says {} ({value})", kind.meaning);
     let first = rows().next().ok_or_else(unknown)?;
     let known = |structure| Known { structure, part: false };
@@ -224,7 +220,7 @@ pub fn by_name(name: &str) -> Result<Known, String> {
         && let Some((structure, _)) = PARTS
             .iter()
             .find(|(s, part)| *part == base && s.ends_with(side.ending()))
-        && let Some(structure) = STRUCTURES.iter().find(|s| s.name == *structure)
+        && let Some(structure) = structure::sought().find(|s| s.name == *structure)
     {
         return Ok(Known { structure, part: true });
     }
@@ -266,7 +262,7 @@ fn spelled(base: &str, side: Option<Side>) -> Option<Known> {
         let tg_263 = || split_side(&words(structure.roi_name)).1.concat() == base;
         of_side && (words(root(structure)).concat() == base || tg_263() || more.unwrap_or_default().contains(&base))
     };
-    let structure = STRUCTURES.iter().find(is)?;
+    let structure = structure::sought().find(|s| is(s))?;
     Some(Known { structure, part: false })
 }
 
@@ -342,14 +338,14 @@ mod tests {
 
     #[test]
     fn every_structure_is_known_by_our_name_and_by_its_roi_name() {
-        for s in STRUCTURES {
+        for s in structure::sought() {
             assert_eq!(named(s.name), Some(s.name));
             assert_eq!(named(s.roi_name), Some(s.name), "{}", s.roi_name);
             assert_eq!(named(&s.roi_name.to_uppercase()), Some(s.name), "{}", s.roi_name);
             assert_eq!(named(&format!("{} NOT FOR CLINICAL USE", s.roi_name)), Some(s.name));
         }
         for (root, ..) in VOCABULARY {
-            assert!(STRUCTURES.iter().any(|s| super::root(s) == *root), "{root}");
+            assert!(structure::sought().any(|s| super::root(s) == *root), "{root}");
         }
     }
 

@@ -73,32 +73,34 @@ pub type Answers = Vec<Result<Status, ScuError>>;
 /// C-STORE of all objects over one association. Each is sent in its own transfer syntax; one that is explicit VR little endian is
 /// re-encoded as implicit VR for a peer that takes nothing else.
 pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuError> {
-    let mut association = associate(dial, contexts_for(objects)).await?;
-    let mut answers = Answers::new();
-    for (index, object) in objects.iter().enumerate() {
-        let Some(context) = choose(&association, object) else {
-            let sop_class_uid = object.sop_class_uid.to_string();
-            answers.push(Err(ScuError::NotAccepted {
-                address: dial.address.to_string(),
-                sop_class_uid,
-            }));
-            continue;
-        };
-        let data = match open(object, &context.transfer_syntax).await {
-            Ok(data) => data,
-            Err(error) => {
-                answers.push(Err(error));
-                continue;
+    let items: Vec<Vec<&Outgoing>> = objects.iter().map(|object| vec![object]).collect();
+    let answers = store_first_taken(dial, &items).await?;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// The same for objects that may go in one of several forms: each item's first alternative that the peer accepts and stores.
+/// Answers are those to the alternatives tried, in order; the last one of an item decides.
+pub async fn store_first_taken(dial: &Dial, items: &[Vec<&Outgoing>]) -> Result<Vec<Answers>, ScuError> {
+    let all: Vec<&Outgoing> = items.iter().flatten().copied().collect();
+    let mut association = associate(dial, contexts_for(&all)).await?;
+    let mut answers = Vec::new();
+    // Message ids may repeat once answered (PS3.7 9.1.1.1.1).
+    let mut message_ids = (1..=u16::MAX).cycle();
+    for alternatives in items {
+        answers.push(Answers::new());
+        let given = answers.last_mut().expect("just pushed");
+        for object in alternatives {
+            let message_id = message_ids.next().expect("it is endless");
+            match store_one(dial, &mut association, object, message_id).await {
+                Ok(answer) => given.push(answer),
+                Err(broken) => {
+                    given.push(Err(broken));
+                    association.abort(AbortReason::NotSpecified).await;
+                    return Ok(answers);
+                }
             }
-        };
-        // Message ids may repeat once answered (PS3.7 9.1.1.1.1).
-        let message_id = (index % 0xFFFF) as u16 + 1;
-        match send(dial, &mut association, &context, object, message_id, data).await {
-            Ok(status) => answers.push(Ok(status)),
-            Err(error) => {
-                answers.push(Err(error));
-                association.abort(AbortReason::NotSpecified).await;
-                return Ok(answers);
+            if matches!(given.last(), Some(Ok(status)) if status.is_stored()) {
+                break;
             }
         }
     }
@@ -107,6 +109,27 @@ pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuErro
         tracing::debug!(%cause, address = %dial.address, "no answer to our release");
     }
     Ok(answers)
+}
+
+/// The answer to one object; an error that ends the association is the outer one.
+async fn store_one(
+    dial: &Dial,
+    association: &mut Association,
+    object: &Outgoing,
+    message_id: u16,
+) -> Result<Result<Status, ScuError>, ScuError> {
+    let Some(context) = choose(association, object) else {
+        return Ok(Err(ScuError::NotAccepted {
+            address: dial.address.to_string(),
+            sop_class_uid: object.sop_class_uid.to_string(),
+        }));
+    };
+    match open(object, &context.transfer_syntax).await {
+        Ok(data) => send(dial, association, &context, object, message_id, data)
+            .await
+            .map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 /// C-ECHO.
@@ -149,7 +172,7 @@ pub async fn echo(dial: &Dial) -> Result<Status, ScuError> {
 
 /// One context for each SOP class and transfer syntax, so that the peer's choice is never ours to undo; for explicit VR little
 /// endian a second one with the syntax that everybody must take (PS3.5 10.1).
-fn contexts_for(objects: &[Outgoing]) -> Vec<Proposed> {
+fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
     let mut pairs = BTreeSet::new();
     for object in objects {
         let class = object.sop_class_uid.as_str();
@@ -355,7 +378,7 @@ mod tests {
             object("1.1", EXPLICIT_VR_LE),
             object("1.2", jpeg_ls),
         ];
-        let contexts = contexts_for(&objects);
+        let contexts = contexts_for(&objects.iter().collect::<Vec<_>>());
         let got: Vec<_> = contexts
             .iter()
             .map(|c| (c.id, c.abstract_syntax.as_str(), c.transfer_syntaxes[0].as_str()))
@@ -373,13 +396,13 @@ mod tests {
     #[test]
     fn the_ids_stay_odd_and_within_a_byte() {
         let objects: Vec<_> = (0..200).map(|n| object(&format!("1.{n}"), EXPLICIT_VR_LE)).collect();
-        let contexts = contexts_for(&objects);
+        let contexts = contexts_for(&objects.iter().collect::<Vec<_>>());
         assert_eq!((contexts.len(), contexts.last().unwrap().id), (128, 255));
     }
 
     #[test]
     fn only_what_was_proposed_counts_as_accepted() {
-        let proposed = contexts_for(&[object("1.1", EXPLICIT_VR_LE)]);
+        let proposed = contexts_for(&[&object("1.1", EXPLICIT_VR_LE)]);
         let answer = |id, result, syntax: &str| pdu::Answered {
             id,
             result,

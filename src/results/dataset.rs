@@ -190,21 +190,39 @@ pub(crate) fn close_sequence(out: &mut [u8], start: usize) {
     out[start - 4..start].copy_from_slice(&length.to_le_bytes());
 }
 
-pub(crate) fn append_item(out: &mut Vec<u8>, item: &DataSet) {
-    put_tag(out, Tag(0xFFFE, 0xE000));
+/// Begins an item, a fragment or a delimiter, which have no value representation; [`close_sequence`] takes what this returns.
+pub(crate) fn open_item(out: &mut Vec<u8>, tag: Tag) -> usize {
+    put_tag(out, tag);
     out.extend_from_slice(&[0; 4]);
-    let start = out.len();
+    out.len()
+}
+
+pub(crate) fn append_item(out: &mut Vec<u8>, item: &DataSet) {
+    let start = open_item(out, ITEM);
     item.encode(out);
     close_sequence(out, start);
 }
 
+pub(crate) const ITEM: Tag = Tag(0xFFFE, 0xE000);
+pub(crate) const SEQUENCE_DELIMITATION: Tag = Tag(0xFFFE, 0xE0DD);
+
 /// A Part 10 file (PS3.10 section 7) up to the end of `data`, in Explicit VR Little Endian.
 pub(crate) fn part10(data: &DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid) -> Vec<u8> {
+    part10_in(EXPLICIT_VR_LITTLE_ENDIAN, data, sop_class_uid, sop_instance_uid)
+}
+
+/// The same for a transfer syntax that encodes Pixel Data in another way; all of those write the rest in Explicit VR Little Endian.
+pub(crate) fn part10_in(
+    transfer_syntax_uid: &str,
+    data: &DataSet,
+    sop_class_uid: &Uid,
+    sop_instance_uid: &Uid,
+) -> Vec<u8> {
     let mut meta = DataSet::default();
     meta.insert(tags::FILE_META_INFORMATION_VERSION, Value::Bytes(VR::OB, vec![0, 1]));
     meta.uid(tags::MEDIA_STORAGE_SOP_CLASS_UID, sop_class_uid);
     meta.uid(tags::MEDIA_STORAGE_SOP_INSTANCE_UID, sop_instance_uid);
-    meta.text(tags::TRANSFER_SYNTAX_UID, EXPLICIT_VR_LITTLE_ENDIAN);
+    meta.text(tags::TRANSFER_SYNTAX_UID, transfer_syntax_uid);
     meta.text(tags::IMPLEMENTATION_CLASS_UID, part10::IMPLEMENTATION_CLASS_UID);
     meta.text(
         tags::IMPLEMENTATION_VERSION_NAME,
@@ -223,6 +241,7 @@ pub(crate) fn part10(data: &DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid
 }
 
 pub(crate) const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+pub(crate) const RLE_LOSSLESS: &str = "1.2.840.10008.1.2.5";
 
 #[cfg(test)]
 mod tests {

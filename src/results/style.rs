@@ -19,6 +19,8 @@ pub struct Style {
     pub name_length: usize,
     /// Longest Contour Data value, bytes; longer outlines are cut at a row into two that touch.
     pub contour_bytes: usize,
+    /// Whether a label map is compressed (RLE Lossless, a fiftieth of the size) or native, for receivers that take only that.
+    pub rle: bool,
     /// Own names: structure name → ROI name and segment label.
     pub names: BTreeMap<String, String>,
     /// Own colours: structure name → sRGB.
@@ -43,6 +45,7 @@ impl Default for Style {
             simplify_mm: 0.0,
             name_length: 16,
             contour_bytes: 65_534,
+            rle: true,
             names: BTreeMap::new(),
             colours: BTreeMap::new(),
         }

@@ -1,5 +1,6 @@
 //! One row per job and destination, each with its own state; a job is done when all its rows are delivered.
 
+use crate::dicom::uid::Uid;
 use crate::job::{Event, JobId, KeptResult, State};
 use crate::store::{Change, Store, StoreError};
 use jiff::Timestamp;
@@ -45,7 +46,8 @@ pub struct DueDelivery {
     pub job: JobId,
     pub destination: String,
     pub attempts: u32,
-    pub objects: Vec<KeptResult>,
+    /// Each with its alternatives, the preferred one first.
+    pub items: Vec<Vec<KeptResult>>,
 }
 
 impl Store {
@@ -59,15 +61,40 @@ impl Store {
             let condition = "state = 'pending' AND next_at <= ?1 ORDER BY job, destination";
             let due = change.deliveries(condition, [now.as_millisecond()])?;
             let with_objects = |row: Delivery| {
-                let objects = change.results(row.job)?;
+                let items = change.items(&row)?;
                 Ok(DueDelivery {
                     job: row.job,
                     destination: row.destination,
                     attempts: row.attempts,
-                    objects,
+                    items,
                 })
             };
             due.into_iter().map(with_objects).collect()
+        })
+    }
+
+    /// Remembers whether a destination takes a SOP class.
+    pub fn remember_ability(
+        &self,
+        destination: &str,
+        address: &str,
+        sop_class_uid: &Uid,
+        takes: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(|change| {
+            let sql = "INSERT OR REPLACE INTO abilities (destination, address, sop_class_uid, takes, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+            let row = (destination, address, sop_class_uid.as_str(), takes, now.as_millisecond());
+            change.run(sql, row).map(drop)
+        })
+    }
+
+    /// SOP classes that a destination was seen to refuse since a time.
+    pub fn refused_classes(&self, destination: &str, address: &str, since: Timestamp) -> Result<Vec<Uid>, StoreError> {
+        self.read(|change| {
+            let sql = "SELECT sop_class_uid FROM abilities WHERE destination = ?1 AND address = ?2 AND takes = 0 AND seen_at >= ?3";
+            let uids = change.rows(sql, (destination, address, since.as_millisecond()), |row| row.get::<_, String>(0))?;
+            uids.iter().map(|uid| change.uid(uid)).collect()
         })
     }
 
@@ -79,8 +106,15 @@ impl Store {
         })
     }
 
-    /// The destination acknowledged every object. Returns the job's state: done when this was the last one.
-    pub fn delivery_succeeded(&self, job: JobId, destination: &str, now: Timestamp) -> Result<State, StoreError> {
+    /// The destination acknowledged every object; `sent` names them for people. Returns the job's state: done when this was the
+    /// last one.
+    pub fn delivery_succeeded(
+        &self,
+        job: JobId,
+        destination: &str,
+        sent: &str,
+        now: Timestamp,
+    ) -> Result<State, StoreError> {
         self.write(|change| {
             let rows = change.run(
                 "UPDATE deliveries SET state = 'delivered', acknowledged_at = ?3, last_error = NULL
@@ -88,7 +122,7 @@ impl Store {
                 (job.0, destination, now.as_millisecond()),
             )?;
             if rows == 1 {
-                change.note(job, now, &format!("{destination} acknowledged every object"))?;
+                change.note(job, now, &format!("{destination} acknowledged {sent}"))?;
                 settle(change, job, now)?;
             }
             change.job_state(job)
@@ -148,6 +182,26 @@ fn settle(change: &Change<'_>, job: JobId, now: Timestamp) -> Result<(), StoreEr
 }
 
 impl Change<'_> {
+    /// The objects of a delivery, by item. A row of an older schema means every result.
+    fn items(&self, delivery: &Delivery) -> Result<Vec<Vec<KeptResult>>, StoreError> {
+        let key = (delivery.job.0, delivery.destination.as_str());
+        let sql = "SELECT items FROM deliveries WHERE job = ?1 AND destination = ?2";
+        let text = self.first(sql, key, |row| row.get::<_, String>(0))?.unwrap_or_default();
+        let items: Vec<Vec<String>> = serde_json::from_str(&text).map_err(|bad| self.store.corrupt(bad.to_string()))?;
+        let results = self.results(delivery.job)?;
+        if items.is_empty() {
+            return Ok(results.into_iter().map(|result| vec![result]).collect());
+        }
+        let kept = |key: &String| {
+            let found = results.iter().find(|result| result.kind == *key).cloned();
+            found.ok_or_else(|| {
+                self.store
+                    .corrupt(format!("job {} has no result {key:?}", delivery.job))
+            })
+        };
+        items.iter().map(|keys| keys.iter().map(kept).collect()).collect()
+    }
+
     fn deliveries(&self, condition: &str, parameters: impl rusqlite::Params) -> Result<Vec<Delivery>, StoreError> {
         let sql = format!(
             "SELECT job, destination, state, attempts, next_at, last_error, acknowledged_at FROM deliveries WHERE {condition}"

@@ -2,7 +2,7 @@
 
 use crate::dicom::uid::Uid;
 use crate::job::{Event, Job, JobId, SeriesKey, State, Summary};
-use crate::results::{Identity, ModelUsed};
+use crate::results::{Identity, ModelUsed, NOTICE};
 use crate::store::{Change, Store, StoreError};
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -132,9 +132,16 @@ impl Store {
                 });
             }
             let kept = change
-                .first("SELECT 1 FROM results WHERE job = ?1", [job.0], |_| Ok(()))?
+                .first(
+                    "SELECT 1 FROM results WHERE job = ?1 AND kind NOT LIKE ?2 || '%'",
+                    (job.0, NOTICE),
+                    |_| Ok(()),
+                )?
                 .is_some();
             if !kept {
+                // A notice of the run before says what may no longer be so.
+                change.run("DELETE FROM deliveries WHERE job = ?1", [job.0])?;
+                change.run("DELETE FROM results WHERE job = ?1", [job.0])?;
                 change.step(job, Event::Retried, now, "retried by an operator")?;
                 change.run(
                     "UPDATE jobs SET attempts = 0, upto_instance = NULL, retry_at = NULL WHERE id = ?1",

@@ -26,7 +26,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Applied in order; `PRAGMA user_version` counts those applied. Never edit one that was released: append.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_jobs.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_jobs.sql"),
+    include_str!("migrations/0002_parcels.sql"),
+];
 
 /// Name of the database file in the storage directory.
 pub const FILE_NAME: &str = "medlsamd.db";

@@ -1,6 +1,6 @@
 //! The work itself: claiming a job, keeping its results, breaking off, and what is left after a crash.
 
-use crate::job::{Event, Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, State, Summary};
+use crate::job::{Event, Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, Parcel, State, Summary};
 use crate::store::{Change, Store, StoreError};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ impl Store {
                         supersedes_sop_uid = coalesce(supersedes_sop_uid,
                             (SELECT r.sop_instance_uid FROM results r JOIN jobs old ON old.id = r.job
                               WHERE old.study_uid = jobs.study_uid AND old.series_uid = jobs.series_uid AND old.revision < jobs.revision
+                                AND r.kind NOT LIKE 'notice-%'
                               ORDER BY old.revision DESC, r.kind = 'seg' DESC, r.kind LIMIT 1))
                   WHERE id = ?1",
                 (job.0, now.as_millisecond()),
@@ -49,27 +50,28 @@ impl Store {
         job: &Job,
         results: &[KeptResult],
         summary: &Summary,
-        destinations: &[String],
+        parcels: &[Parcel],
         now: Timestamp,
     ) -> Result<State, StoreError> {
         self.write(|change| {
             let current = change.job(job.id)?;
-            if matches!(current.state, State::Sending | State::Done) && change.results(job.id)? == sorted(results) {
+            let known = change.results(job.id)?;
+            if matches!(current.state, State::Sending | State::Done) && results.iter().all(|r| known.contains(r)) {
                 return Ok(current.state);
             }
-            let (event, text) = match destinations {
-                [] => (Event::KeptUnsent, "results kept; the protocol names no destination".to_owned()),
-                some => (Event::Kept, format!("results kept; to be sent to {}", some.join(", "))),
+            let (event, text) = match parcels {
+                [] => (
+                    Event::KeptUnsent,
+                    "results kept; the protocol names no destination".to_owned(),
+                ),
+                some => {
+                    let names: Vec<&str> = some.iter().map(|parcel| parcel.destination.as_str()).collect();
+                    (Event::Kept, format!("results kept; to be sent to {}", names.join(", ")))
+                }
             };
             check_claim(job, &current, event)?;
             change.step(job.id, event, now, &text)?;
-            for result in results {
-                insert_result(change, job.id, result)?;
-            }
-            for destination in destinations {
-                let sql = "INSERT OR IGNORE INTO deliveries (job, destination, state, next_at) VALUES (?1, ?2, 'pending', ?3)";
-                change.run(sql, (job.id.0, destination, now.as_millisecond()))?;
-            }
+            keep_all(change, job.id, results, parcels, now)?;
             save_summary(change, job.id, summary)?;
             change.job_state(job.id)
         })
@@ -77,6 +79,17 @@ impl Store {
 
     /// The run ended without results. A stumble on the last attempt fails the job. Returns the new state.
     pub fn end(&self, job: &Job, outcome: &Outcome, now: Timestamp) -> Result<State, StoreError> {
+        self.end_with(job, outcome, None, now)
+    }
+
+    /// [`end`](Self::end), and tells the destinations so by an object that lies durably on disk.
+    pub fn end_with(
+        &self,
+        job: &Job,
+        outcome: &Outcome,
+        notice: Option<(&KeptResult, &[Parcel])>,
+        now: Timestamp,
+    ) -> Result<State, StoreError> {
         self.write(|change| {
             let current = change.job(job.id)?;
             let used_up = format!("attempt {} of {MAX_ATTEMPTS} failed", current.attempts);
@@ -108,6 +121,9 @@ impl Store {
                     )?;
                 }
                 Outcome::Refused(_) | Outcome::GaveUp(_) => {}
+            }
+            if let Some((notice, parcels)) = notice {
+                keep_all(change, job.id, std::slice::from_ref(notice), parcels, now)?;
             }
             change.job_state(job.id)
         })
@@ -166,10 +182,27 @@ fn check_claim(claimed: &Job, current: &Job, event: Event) -> Result<(), StoreEr
     Ok(())
 }
 
-fn sorted(results: &[KeptResult]) -> Vec<KeptResult> {
-    let mut results = results.to_vec();
-    results.sort_by(|a, b| a.kind.cmp(&b.kind));
-    results
+/// Result rows, and a pending delivery for each parcel. A delivery that an earlier attempt left (a notice, say) begins anew.
+fn keep_all(
+    change: &Change<'_>,
+    job: JobId,
+    results: &[KeptResult],
+    parcels: &[Parcel],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for result in results {
+        insert_result(change, job, result)?;
+    }
+    for parcel in parcels {
+        let items = serde_json::to_string(&parcel.items).map_err(|bad| change.store.corrupt(bad.to_string()))?;
+        change.run(
+            "INSERT INTO deliveries (job, destination, state, next_at, items) VALUES (?1, ?2, 'pending', ?3, ?4)
+             ON CONFLICT (job, destination) DO UPDATE
+                SET state = 'pending', attempts = 0, next_at = ?3, items = ?4, last_error = NULL, acknowledged_at = NULL",
+            (job.0, &parcel.destination, now.as_millisecond(), items),
+        )?;
+    }
+    Ok(())
 }
 
 fn insert_result(change: &Change<'_>, job: JobId, result: &KeptResult) -> Result<(), StoreError> {

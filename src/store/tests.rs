@@ -1,7 +1,7 @@
 //! Each transaction twice, and what a job's row says after each.
 
 use crate::dicom::uid::Uid;
-use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, SeriesKey, State, Summary};
+use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, Parcel, SeriesKey, State, Summary};
 use crate::results::ModelUsed;
 use crate::store::{DeliveryState, NewInstance, Store, StoreError};
 use jiff::tz::TimeZone;
@@ -42,6 +42,15 @@ fn results(job: &Job, store: &Store) -> Vec<KeptResult> {
             sha256: "00".into(),
         })
         .to_vec()
+}
+
+/// Everything for each of the destinations.
+fn parcels(destinations: &[&str]) -> Vec<Parcel> {
+    let parcel = |name: &&str| Parcel {
+        destination: name.to_string(),
+        items: vec![vec!["rtstruct".into()], vec!["seg".into()]],
+    };
+    destinations.iter().map(parcel).collect()
 }
 
 fn summary() -> Summary {
@@ -122,7 +131,7 @@ fn the_way_of_a_job_each_step_twice() {
     assert!(f.store.claim(at(2)).unwrap().is_none());
     assert_eq!(f.store.job_instances(id).unwrap().len(), 3);
 
-    let to = ["PACS".to_owned(), "TPS".to_owned()];
+    let to = parcels(&["PACS", "TPS"]);
     for _ in 0..2 {
         assert_eq!(
             f.store
@@ -135,13 +144,16 @@ fn the_way_of_a_job_each_step_twice() {
     let due = f.store.due_deliveries(at(3)).unwrap();
     assert_eq!(
         due.iter()
-            .map(|d| (d.destination.as_str(), d.objects.len()))
+            .map(|d| (d.destination.as_str(), d.items.len()))
             .collect::<Vec<_>>(),
         [("PACS", 2), ("TPS", 2)]
     );
 
     for _ in 0..2 {
-        assert_eq!(f.store.delivery_succeeded(id, "PACS", at(4)).unwrap(), State::Sending);
+        assert_eq!(
+            f.store.delivery_succeeded(id, "PACS", "all", at(4)).unwrap(),
+            State::Sending
+        );
     }
     assert_eq!(
         f.store
@@ -152,7 +164,10 @@ fn the_way_of_a_job_each_step_twice() {
     assert!(f.store.due_deliveries(at(59)).unwrap().is_empty());
     assert_eq!(f.store.next_delivery_at().unwrap(), Some(at(60)));
     for _ in 0..2 {
-        assert_eq!(f.store.delivery_succeeded(id, "TPS", at(61)).unwrap(), State::Done);
+        assert_eq!(
+            f.store.delivery_succeeded(id, "TPS", "all", at(61)).unwrap(),
+            State::Done
+        );
     }
     let expected = [
         "receiving: first instance, from CT1",
@@ -160,9 +175,9 @@ fn the_way_of_a_job_each_step_twice() {
         "queued: whole",
         "running: attempt 1 of 3 begins",
         "sending: results kept; to be sent to PACS, TPS",
-        "sending: PACS acknowledged every object",
+        "sending: PACS acknowledged all",
         "sending: sending to TPS failed, will be tried again: nobody there",
-        "sending: TPS acknowledged every object",
+        "sending: TPS acknowledged all",
         "done: every destination acknowledged the results",
     ];
     assert_eq!(f.story(id), expected);
@@ -315,12 +330,15 @@ fn a_destination_that_gives_up_fails_the_job_and_retry_sends_only_to_it() {
             &job,
             &results(&job, &f.store),
             &summary(),
-            &["PACS".into(), "TPS".into()],
+            &parcels(&["PACS", "TPS"]),
             at(2),
         )
         .unwrap();
     f.store.delivery_failed(id, "PACS", "A700H", None, at(3)).unwrap();
-    assert_eq!(f.store.delivery_succeeded(id, "TPS", at(4)).unwrap(), State::Failed);
+    assert_eq!(
+        f.store.delivery_succeeded(id, "TPS", "all", at(4)).unwrap(),
+        State::Failed
+    );
     assert!(f.log("error", id).unwrap().contains("PACS after 1 attempts: A700H"));
     assert_eq!(f.store.retry(id, at(5)).unwrap(), State::Sending);
     let due: Vec<String> = f
@@ -331,7 +349,10 @@ fn a_destination_that_gives_up_fails_the_job_and_retry_sends_only_to_it() {
         .map(|d| d.destination)
         .collect();
     assert_eq!(due, ["PACS"]);
-    assert_eq!(f.store.delivery_succeeded(id, "PACS", at(6)).unwrap(), State::Done);
+    assert_eq!(
+        f.store.delivery_succeeded(id, "PACS", "all", at(6)).unwrap(),
+        State::Done
+    );
     assert!(
         f.store
             .deliveries(id)
@@ -372,4 +393,50 @@ fn content_date_and_time_are_those_of_the_hospital_and_stay() {
         local.strftime("%H%M%S").to_string(),
     );
     assert_eq!((job.identity.content_date, job.identity.content_time), expected);
+}
+
+#[test]
+fn a_notice_is_sent_and_is_no_result_when_the_job_is_tried_again() {
+    let f = Fixture::new();
+    let id = f.queued("1.2.9", 3, 0, 0);
+    let job = f.store.claim(at(1)).unwrap().unwrap();
+    let notice = KeptResult {
+        kind: crate::results::notice_key("sc"),
+        ..results(&job, &f.store).remove(0)
+    };
+    let to = [Parcel {
+        destination: "PACS".into(),
+        items: vec![vec![notice.kind.clone()]],
+    }];
+    let refused = Outcome::Refused("too few slices".into());
+    let ended = f.store.end_with(&job, &refused, Some((&notice, &to)), at(2)).unwrap();
+    assert_eq!(ended, State::Refused);
+    let due = f.store.due_deliveries(at(2)).unwrap();
+    assert_eq!(due[0].items, [[notice]]);
+    assert_eq!(
+        f.store.delivery_succeeded(id, "PACS", "notice", at(3)).unwrap(),
+        State::Refused
+    );
+    // Computed again, not sent again.
+    assert_eq!(f.store.retry(id, at(4)).unwrap(), State::Waiting);
+    assert_eq!(
+        (f.store.results(id).unwrap(), f.store.deliveries(id).unwrap()),
+        (vec![], vec![])
+    );
+}
+
+#[test]
+fn what_a_destination_refuses_is_remembered_for_its_address() {
+    let f = Fixture::new();
+    let class = uid("1.2.840.10008.5.1.4.1.1.66.7");
+    let refused = |address: &str, since| f.store.refused_classes("PACS", address, at(since)).unwrap();
+    f.store
+        .remember_ability("PACS", "A@h:104", &class, false, at(10))
+        .unwrap();
+    assert_eq!(refused("A@h:104", 10), std::slice::from_ref(&class));
+    assert_eq!((refused("A@h:104", 11), refused("B@h:104", 0)), (vec![], vec![]));
+    f.store
+        .remember_ability("PACS", "A@h:104", &class, true, at(12))
+        .unwrap();
+    assert_eq!(refused("A@h:104", 0), []);
 }

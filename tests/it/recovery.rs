@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use medlsamd::dicom::uid::Uid;
 use medlsamd::intake::{AssociationId, Intake, Options};
-use medlsamd::job::{Job, KeptResult, State, Summary};
+use medlsamd::job::{Job, KeptResult, Parcel, State, Summary};
 use medlsamd::store::Store;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -135,7 +135,11 @@ fn child_computes_and_sends() {
         store.close(&job, "chest", 0, "whole", now).unwrap();
     }
     if let Some(job) = store.claim(now).unwrap() {
-        let to = ["PACS".to_owned(), "TPS".to_owned()];
+        let parcel = |name: &str| Parcel {
+            destination: name.to_owned(),
+            items: vec![vec!["seg".to_owned()], vec!["rtstruct".to_owned()]],
+        };
+        let to = ["PACS", "TPS"].map(parcel);
         store
             .keep(&job, &results(&job, &store), &Summary::default(), &to, now)
             .unwrap();
@@ -147,10 +151,10 @@ fn child_computes_and_sends() {
             .append(true)
             .open(Path::new(&dir).join("sent"));
         let mut log = log.unwrap();
-        for object in due.objects {
+        for object in due.items.iter().flatten() {
             writeln!(log, "{} {} {}", due.destination, object.kind, object.sop_instance_uid).unwrap();
         }
-        store.delivery_succeeded(due.job, &due.destination, now).unwrap();
+        store.delivery_succeeded(due.job, &due.destination, "all", now).unwrap();
     }
 }
 

@@ -23,15 +23,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
-struct Pose {
-    name: &'static str,
-    orientation: [f64; 6],
-    origin: [f64; 3],
-    step: [f64; 3],
+pub struct Pose {
+    pub name: &'static str,
+    pub orientation: [f64; 6],
+    pub origin: [f64; 3],
+    pub step: [f64; 3],
 }
 
 /// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
-const POSES: &[Pose] = &[
+pub const POSES: &[Pose] = &[
     Pose {
         name: "hfs",
         orientation: [1., 0., 0., 0., 1., 0.],
@@ -77,9 +77,9 @@ const POSES: &[Pose] = &[
     },
 ];
 
-const COLUMNS: usize = 37;
-const ROWS: usize = 29;
-const SLICES: usize = 9;
+pub const COLUMNS: usize = 37;
+pub const ROWS: usize = 29;
+pub const SLICES: usize = 9;
 
 fn decimals(values: &[f64]) -> PrimitiveValue {
     PrimitiveValue::Strs(
@@ -91,11 +91,11 @@ fn decimals(values: &[f64]) -> PrimitiveValue {
 }
 
 /// Writes a small CT series; the size is no multiple of eight, so that SEG frames begin in the middle of bytes.
-fn phantom(folder: &Path, pose: &Pose) -> Series {
+pub fn phantom(folder: &Path, pose: &Pose) -> Series {
     stack(folder, pose, [COLUMNS, ROWS, SLICES])
 }
 
-fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
+pub fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
     for k in 0..slices {
         let at: Vec<f64> = (0..3)
@@ -149,7 +149,7 @@ fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Ser
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path());
@@ -158,7 +158,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn series_of(folder: &Path) -> Series {
+pub fn series_of(folder: &Path) -> Series {
     let instances = files(folder)
         .iter()
         .map(|file| Instance::read(file).expect("a CT slice"))
@@ -174,7 +174,7 @@ fn series_of(folder: &Path) -> Series {
 }
 
 /// Crops a full grid `[k, j, i]` to its true voxels.
-fn mask(name: &str, full: &Array3<bool>) -> Mask {
+pub fn mask(name: &str, full: &Array3<bool>) -> Mask {
     let structure = structure::by_name(name).expect("a structure");
     let bound = |axis: usize| {
         let used = |n: &usize| full.index_axis(ndarray::Axis(axis), *n).iter().any(|v| *v);
@@ -193,7 +193,7 @@ fn mask(name: &str, full: &Array3<bool>) -> Mask {
 }
 
 /// Shapes that go wrong elsewhere: ring, two islands, one voxel, corners that touch, a comb, the whole frame.
-fn shapes(series: &Series) -> Vec<Mask> {
+pub fn shapes(series: &Series) -> Vec<Mask> {
     let shape = series.grid.shape();
     let (ks, rows, columns) = (shape.0 as f64, shape.1 as f64, shape.2 as f64);
     let radius = |k: usize, j: usize, i: usize, at: f64| {
@@ -225,7 +225,7 @@ fn shapes(series: &Series) -> Vec<Mask> {
     ]
 }
 
-fn identity(seed: &str) -> Identity {
+pub fn identity(seed: &str) -> Identity {
     Identity {
         uid_seed: seed.into(),
         content_date: "20261121".into(),
@@ -235,7 +235,7 @@ fn identity(seed: &str) -> Identity {
     }
 }
 
-fn models() -> Vec<ModelUsed> {
+pub fn models() -> Vec<ModelUsed> {
     let model = |name: &str| ModelUsed {
         name: name.into(),
         version: "1.0".into(),
@@ -244,15 +244,17 @@ fn models() -> Vec<ModelUsed> {
     vec![model("MedLAM"), model("LiteMedSAM")]
 }
 
-fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
+pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
-        results::KINDS.iter().map(write).collect()
+        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
+        let kinds = results::KINDS.iter().filter(|kind| kind.name != "labelmap");
+        kinds.map(write).collect()
     })
 }
 
 /// What a writer needs, in the generic style, with made-up measures.
-fn with_source<T>(
+pub fn with_source<T>(
     series: &Series,
     masks: &[Mask],
     seed: &str,
@@ -263,7 +265,7 @@ fn with_source<T>(
         .map(|n| Measure {
             volume_ml: 12.5 * n as f64,
             mean_hu: 40.0 - n as f64,
-            remarks: Vec::new(),
+            remarks: vec!["two pieces – the smaller of 3 ml".into(); n % 2],
         })
         .collect();
     let sheet = Sheet {
@@ -280,6 +282,7 @@ fn with_source<T>(
         models: &models(),
         profile: profile.0,
         style: profile.1,
+        kinds: &results::KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>(),
     })
 }
 
@@ -304,18 +307,20 @@ fn read_back(series: &Series, masks: &[Mask], object: &ResultObject) {
 }
 
 /// A series, its objects and its masks as files.
-struct Case {
-    folder: tempfile::TempDir,
-    ct: PathBuf,
-    objects: Vec<(PathBuf, ResultObject)>,
+pub struct Case {
+    pub folder: tempfile::TempDir,
+    pub ct: PathBuf,
+    pub objects: Vec<(PathBuf, ResultObject)>,
 }
 
 impl Case {
-    fn of(series: &Series, ct: &Path) -> Self {
+    pub fn of(series: &Series, ct: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let masks = shapes(series);
         let objects = write_all(series, &masks, "seed").into_iter().map(|object| {
-            read_back(series, &masks, &object);
+            if results::kind(object.kind).expect("a kind").proven != results::Proven::Nothing {
+                read_back(series, &masks, &object);
+            }
             let path = folder.path().join(object.kind).with_extension("dcm");
             std::fs::write(&path, &object.part10).expect("written");
             (path, object)
@@ -329,7 +334,7 @@ impl Case {
         }
     }
 
-    fn path(&self, kind: &str) -> &Path {
+    pub fn path(&self, kind: &str) -> &Path {
         &self
             .objects
             .iter()
@@ -339,7 +344,7 @@ impl Case {
     }
 
     /// Every voxel as a reader of foreign make finds it.
-    fn judge(&self, python: &Path) {
+    pub fn judge(&self, python: &Path) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/judge.py");
         let mut command = Command::new(python);
         command
@@ -374,7 +379,7 @@ impl Case {
     }
 
     /// dciodvfy finds no error; its warnings are shown, those that the source has too only counted.
-    fn verify(&self, dciodvfy: &Path, name: &str) {
+    pub fn verify(&self, dciodvfy: &Path, name: &str) {
         let source = complaints(dciodvfy, &files(&self.ct)[0]);
         for (path, object) in &self.objects {
             let all = complaints(dciodvfy, path);
@@ -394,30 +399,34 @@ impl Case {
 
 impl Case {
     /// dcentvfy finds patient, study and frame of reference to be the series' own, but for a half-filled Clinical Trial module.
-    fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
+    pub fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
         let slices = series.slices.iter().take(2).map(|slice| slice.path.clone());
         let files: Vec<PathBuf> = slices
             .chain(self.objects.iter().map(|(path, _)| path.clone()))
             .collect();
         let said = text(&run(Command::new(dcentvfy).args(&files)).stderr);
         let folder = self.folder.path().display().to_string();
-        let ours = |line: &&str| line.contains(&folder) && !line.contains("ClinicalTrial");
+        let ours = |line: &&str| {
+            // Its tables disagree over which entity the accession number of a Secondary Capture belongs to; values are compared apart.
+            let tables = line.contains("Different information entities");
+            line.contains(&folder) && !tables && !line.contains("ClinicalTrial")
+        };
         assert!(said.lines().find(ours).is_none(), "{name}: {said}");
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
+pub fn complaints(dciodvfy: &Path, file: &Path) -> Vec<String> {
     text(&run(Command::new(dciodvfy).arg(file)).stderr)
         .lines()
         .map(str::to_owned)
@@ -557,11 +566,11 @@ fn what_cannot_be_written_rightly_is_refused() {
             .all(|said| said.contains("two masks of lung_left"))
     );
     std::fs::remove_file(&series.slices[0].path).expect("removed");
-    assert!(refuse(&masks[1..]).iter().all(|said| said.contains(".dcm")));
+    assert!(refuse(&masks[1..2]).iter().all(|said| said.contains(".dcm")));
 }
 
 #[test]
-fn orthanc_takes_both_into_the_study_of_the_series() {
+fn orthanc_takes_all_into_the_study_of_the_series() {
     let Some(storescu) = peer("storescu") else { return };
     let dicom_port = free_port();
     let Some(orthanc) = Orthanc::start(free_port(), dicom_port) else {
@@ -571,7 +580,8 @@ fn orthanc_takes_both_into_the_study_of_the_series() {
     let series = phantom(ct.path(), &POSES[1]);
     let case = Case::of(&series, ct.path());
     let slices: Vec<&Path> = series.slices.iter().map(|slice| slice.path.as_path()).collect();
-    for files in [slices, vec![case.path("seg"), case.path("rtstruct")]] {
+    let ours = case.objects.iter().map(|(path, _)| path.as_path()).collect();
+    for files in [slices, ours] {
         let port = dicom_port.to_string();
         let mut command = Command::new(&storescu);
         command
@@ -581,14 +591,18 @@ fn orthanc_takes_both_into_the_study_of_the_series() {
         let output = run(&mut command);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let studies = ["CT", "SEG", "RTSTRUCT"].map(|modality| {
+    let studies = ["CT", "SEG", "RTSTRUCT", "SR", "OT"].map(|modality| {
         let found = orthanc.series(modality);
         assert_eq!(found.len(), 1, "{modality}");
         found[0].1.clone()
     });
     assert!(studies.iter().all(|study| *study == studies[0]));
     for (_, object) in &case.objects {
-        let series = &orthanc.series(if object.kind == "seg" { "SEG" } else { "RTSTRUCT" })[0].0;
+        let modality = match object.kind {
+            "sc" => "OT".into(),
+            kind => kind.to_uppercase(),
+        };
+        let series = &orthanc.series(&modality)[0].0;
         assert!(
             orthanc
                 .only_instance(series)

@@ -77,6 +77,16 @@ def read_seg_by_highdicom(path, slices):
 
     seg = highdicom.seg.segread(path)
     masks = {}
+    if seg.SegmentationType == "LABELMAP":
+        # Segment by segment, highdicom 0.28.2 casts 16-bit labels to 8 bits before it compares them.
+        labels = seg.get_pixels_by_source_instance(
+            source_sop_instance_uids=slices.uids,
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint16,
+        )
+        numbers = {number: seg.get_segment_description(number).tracking_id for number in seg.segment_numbers}
+        return seg, {name: labels == number for number, name in numbers.items()}
     for number in seg.segment_numbers:
         description = seg.get_segment_description(number)
         pixels = seg.get_pixels_by_source_instance(
@@ -88,53 +98,136 @@ def read_seg_by_highdicom(path, slices):
     return seg, masks
 
 
-def read_seg_by_positions(seg, slices):
-    """The bits as they stand, put where each frame's own Image Position says."""
+def unpack_rle(fragment, pixels, planes):
+    """PS3.5 annex G, without pydicom's decoder: little-endian numbers of one byte per plane."""
+    head = np.frombuffer(fragment, "<u4", 16)
+    assert head[0] == planes and not head[planes + 1 :].any(), f"RLE header {head}"
+    ends = [*head[2 : planes + 1], len(fragment)]
+    whole = np.zeros((pixels, planes), np.uint8)
+    for n, (at, end) in enumerate(zip(head[1:], ends)):
+        at, parts, length = int(at), [], 0
+        while length < pixels:
+            count = fragment[at]
+            assert count != 128 and at < end, "RLE segment"
+            if count < 128:
+                parts.append(fragment[at + 1 : at + 2 + count])
+                at += 2 + count
+            else:
+                parts.append(fragment[at + 1 : at + 2] * (257 - count))
+                at += 2
+            length += len(parts[-1])
+        assert length == pixels and int(end) - at in (0, 1), "RLE segment ends elsewhere"
+        whole[:, planes - 1 - n] = np.frombuffer(b"".join(parts), np.uint8)
+    return whole.view("<u2" if planes == 2 else np.uint8)[:, 0]
+
+
+def read_label_frames(seg, slices):
+    """Label of every pixel, frame by frame, from the bytes as they stand."""
+    from pydicom.encaps import generate_frames, parse_basic_offsets
+
+    pixels, planes = slices.rows * slices.columns, int(seg.BitsAllocated) // 8
+    if seg.file_meta.TransferSyntaxUID.is_encapsulated:
+        table = parse_basic_offsets(seg.PixelData)
+        fragments = list(generate_frames(seg.PixelData, number_of_frames=int(seg.NumberOfFrames)))
+        starts = np.cumsum([0] + [len(fragment) + 8 for fragment in fragments])
+        assert table == starts[:-1].tolist(), "Basic Offset Table"
+        for fragment in fragments:
+            yield unpack_rle(fragment, pixels, planes).reshape(slices.rows, slices.columns)
+    else:
+        stored = np.frombuffer(seg.PixelData, "<u2" if planes == 2 else np.uint8)
+        for n in range(int(seg.NumberOfFrames)):
+            yield stored[n * pixels : (n + 1) * pixels].reshape(slices.rows, slices.columns)
+
+
+def read_bit_frames(seg, slices):
+    """The segment's number where its bit is set, frame by frame."""
     pixels_per_frame = slices.rows * slices.columns
     bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
-    names = {s.SegmentNumber: s.TrackingID for s in seg.SegmentSequence}
-    masks = {name: np.zeros(slices.shape, bool) for name in names.values()}
-    unequal_text = 0
     for n, groups in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        frame = bits[n * pixels_per_frame : (n + 1) * pixels_per_frame].reshape(slices.rows, slices.columns)
+        yield frame * int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+
+
+def read_seg_by_positions(seg, slices):
+    """The pixels as they stand, put where each frame's own Image Position says."""
+    labelmap = seg.SegmentationType == "LABELMAP"
+    names = {s.SegmentNumber: s.TrackingID for s in seg.SegmentSequence if s.SegmentNumber}
+    masks = {name: np.zeros(slices.shape, bool) for name in names.values()}
+    unequal_text, seen = 0, []
+    frames = (read_label_frames if labelmap else read_bit_frames)(seg, slices)
+    for n, (groups, frame) in enumerate(zip(seg.PerFrameFunctionalGroupsSequence, frames, strict=True)):
         text = groups.PlanePositionSequence[0].ImagePositionPatient
         position = np.array(text, float)
         k = int(np.argmin(np.linalg.norm(slices.positions - position, axis=1)))
         source = slices.headers[k].ImagePositionPatient
         unequal_text += [v.original_string for v in text] != [v.original_string for v in source]
-        frame = bits[n * pixels_per_frame : (n + 1) * pixels_per_frame].reshape(slices.rows, slices.columns)
-        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        assert ("SegmentIdentificationSequence" in groups) != labelmap
         assert frame.any(), f"frame {n + 1} is empty"
-        masks[names[number]][k] |= frame.astype(bool)
+        for number in np.unique(frame[frame > 0]):
+            masks[names[number]][k] |= frame == number
+        seen.append(k)
+    overlap = (sum(mask.astype(np.uint8) for mask in masks.values()) > 1).any()
+    assert seg.SegmentsOverlap == ("YES" if overlap else "NO"), "Segments Overlap"
+    if labelmap:
+        assert seen == sorted(seen) and seg.PixelPaddingValue == 0
     return masks, unequal_text
+
+
+def depth(polygon, others):
+    """How many of the other polygons a polygon lies in, by its first corner."""
+    x, y = polygon[0]
+    count = 0
+    for other in others:
+        x0, y0 = other.T
+        x1, y1 = np.roll(other, -1, axis=0).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+        count += int((((y0 > y) != (y1 > y)) & right).sum() % 2)
+    return count
 
 
 def read_rtstruct(path, slices):
     structure_set = pydicom.dcmread(path)
-    names = {roi.ROINumber: roi.ROIName for roi in structure_set.StructureSetROISequence}
+    rois = structure_set.StructureSetROISequence
+    names = {roi.ROINumber: roi.ROIName for roi in rois}
+    assert len({name.lower() for name in names.values()}) == len(names), "ROI names"
     masks, facts = {}, {}
     for roi in structure_set.ROIContourSequence:
         union = np.zeros(slices.shape, bool)
         parity = np.zeros(slices.shape, bool)
-        area, off_plane, points = 0.0, 0.0, 0
+        off_plane, points, longest = 0.0, 0, 0
+        drawn = {}
         for contour in roi.ContourSequence:
             k = slices.index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+            longest = max(longest, sum(len(v.original_string) + 1 for v in contour.ContourData) - 1)
+            assert all(len(v.original_string) <= 16 for v in contour.ContourData)
             corners = np.array(contour.ContourData, float).reshape(-1, 3)
             assert len(corners) == int(contour.NumberOfContourPoints) >= 3
             placed = slices.to_pixels(corners, k)
             off_plane = max(off_plane, float(np.abs(placed[:, 2]).max()))
-            area += polygon_area(placed[:, :2])
             points += len(corners)
             inside = fill(placed[:, :2], slices.rows, slices.columns)
             union[k] |= inside
             parity[k] ^= inside
+            drawn.setdefault(k, []).append(placed[:, :2])
+        types = {contour.ContourGeometricType for contour in roi.ContourSequence}
+        assert types in ({"CLOSED_PLANAR"}, {"CLOSEDPLANAR_XOR"}), types
+        exclusive = types == {"CLOSEDPLANAR_XOR"}
+        area = 0.0
+        for polygons in drawn.values():
+            for n, polygon in enumerate(polygons):
+                inner = exclusive and depth(polygon, polygons[:n] + polygons[n + 1 :]) % 2
+                area += polygon_area(polygon) * (-1 if inner else 1)
         name = names[roi.ReferencedROINumber]
-        masks[name] = union
+        masks[name] = parity if exclusive else union
         facts[name] = {
             "contours": len(roi.ContourSequence),
             "points": points,
-            "area_ratio": area / max(1, int(union.sum())),
+            "longest_bytes": longest,
+            "exclusive_or": exclusive,
+            "area_ratio": area / max(1, int(masks[name].sum())),
             "off_plane_mm": off_plane,
-            "union_equals_parity": bool((union == parity).all()),
+            "union_equals_parity": exclusive or bool((union == parity).all()),
             "colour": [int(c) for c in roi.ROIDisplayColor],
         }
     return masks, facts
@@ -222,7 +315,7 @@ def main():
         report["frames"] = int(seg.NumberOfFrames)
         if unequal_text:
             wrong.append(f"{unequal_text} frames write another position than their slice")
-        for segment in seg.SegmentSequence:
+        for segment in seg.SegmentSequence[int(seg.SegmentationType == "LABELMAP") :]:
             roi_names[segment.TrackingID] = segment.SegmentLabel
         for name, mask in seg_masks.items():
             entry = report["structures"].setdefault(name, {})
