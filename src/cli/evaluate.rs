@@ -199,7 +199,9 @@ impl Bench<'_> {
         for fact in taken.facts.iter().filter(|fact| fact.structure.is_none()) {
             eprintln!("{id}: {:?} is not judged: {}", fact.name, fact.remarks.join("; "));
         }
-        let truth = Truth::of_masks(id, &ct.volume.grid, taken.masks);
+        let mut truth = Truth::of_masks(id, &ct.volume.grid, taken.masks);
+        // A template made of this very CT would flatter the bank.
+        truth.without.extend(ct.series.as_ref().map(labels::case_id));
         nothing_known(truth, path)
     }
 

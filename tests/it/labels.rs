@@ -5,8 +5,12 @@ use crate::support::peers::python;
 use crate::support::phantom::{Phantom, STRAIGHT, cross};
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::uid::Uid;
+use medlsamd::labels::names::recognise;
+use medlsamd::labels::take::{self, ByHand, Taken};
 use medlsamd::labels::{self, Kind, Labels, LabelsError};
+use medlsamd::nifti;
 use medlsamd::series::{self, Requirements, Series};
+use medlsamd::teach;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -315,6 +319,10 @@ fn a_segmentation_lies_on_the_slices_of_its_ct() {
 /// Labels of another's making for a phantom in `dir`, with the flat voxel indices that numpy computed.
 type Expected = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
 fn made_by_others(python: &Path, ct: &Path, out: &Path) -> Expected {
+    made(python, ct, out, &[])
+}
+
+fn made(python: &Path, ct: &Path, out: &Path, more: &[&Path]) -> Expected {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/labels.py");
     let output = Command::new(python)
         .arg(script)
@@ -322,10 +330,87 @@ fn made_by_others(python: &Path, ct: &Path, out: &Path) -> Expected {
         .arg(ct)
         .arg("--out")
         .arg(out)
+        .args(more)
         .output()
         .expect("runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn regions_are_taken_by_code_or_name_and_the_rest_is_listed() {
+    let take = |which: usize, rules: &[&str]| {
+        let Structured { file: name, on, .. } = &STRUCTURED[which];
+        let read = labels::read(&file(name)?).unwrap();
+        let rules: Vec<String> = rules.iter().map(|rule| rule.to_string()).collect();
+        Some(take::take(&[read], &ct(on), &ByHand::parse(&rules).unwrap()))
+    };
+    let names = |taken: &Taken| taken.masks.iter().map(|mask| mask.structure.name).collect::<Vec<_>>();
+    let Some(taken) = take(0, &[]) else { return };
+    let taken = taken.unwrap();
+    let five = ["lung_left", "lung_right", "heart", "esophagus", "spinal_cord"];
+    assert_eq!(names(&taken), five);
+    // 3336 voxels of 0.97 × 1.03 × 2.5 mm (STRUCTURED).
+    let lung = taken
+        .facts
+        .iter()
+        .find(|fact| fact.structure == Some("lung_left"))
+        .unwrap();
+    assert!((lung.volume_ml.unwrap() - 3336.0 * 0.97 * 1.03 * 2.5 / 1000.0).abs() < 1e-6);
+    // Nothing that MIM calls ROI-1 to ROI-4 is ours, and nothing is dropped in silence.
+    let taken = take(4, &[]).unwrap().unwrap();
+    assert!(taken.masks.is_empty() && taken.facts.len() == 4);
+    assert!(
+        taken
+            .facts
+            .iter()
+            .all(|fact| fact.structure.is_none() && fact.remarks.len() == 1)
+    );
+    let taken = take(4, &["ROI-1=liver", "#3=kidney_left", "ROI-2=none"])
+        .unwrap()
+        .unwrap();
+    assert_eq!(names(&taken), ["liver", "kidney_left"]);
+    let refused = |rules: &[&str]| take(4, rules).unwrap().unwrap_err().to_string();
+    assert!(refused(&["ROI-9=liver"]).contains("no region is called \"ROI-9\""));
+    let both = refused(&["ROI-1=liver", "ROI-2=liver"]);
+    assert!(both.contains("are both liver") && both.contains("#2=none"), "{both}");
+    assert!(ByHand::parse(&["liver".into()]).is_err() && ByHand::parse(&["a=soul".into()]).is_err());
+    // dcmqi's liver is so by its SRT code, and has no side to name.
+    let liver = labels::read(&file("QIICR-dcmqi--liver").unwrap()).unwrap();
+    assert_eq!(recognise(&liver.regions[0]).unwrap().structure.name, "liver");
+}
+
+#[test]
+fn a_case_is_taught_the_same_by_segmentation_as_by_nifti() {
+    let (Some(folder), Some(python)) = (data::folder(), python()) else {
+        return;
+    };
+    let Some(dir) = data::series("lidc_0001") else { return };
+    let truth = folder.join("labelled/lidc_0001/seg.nii.gz");
+    let out = tempfile::tempdir().unwrap();
+    let names = truth.with_file_name("labels.json");
+    let counts = made(&python, dir.path(), out.path(), &[Path::new("--truth"), &truth, &names]);
+    let files = data::files(dir.path());
+    let series = assembled(files.iter().map(|path| Instance::read(path).unwrap()).collect());
+    let read = labels::read(&std::fs::read(out.path().join("truth.dcm")).unwrap()).unwrap();
+    for region in &read.regions {
+        let count = counts["truth"][&region.number.to_string()][0] as u64;
+        assert_eq!(region.pixel_count(), Some(count), "{}", region.name);
+    }
+    let taken = take::take(&[read], &series, &ByHand::default()).unwrap();
+    let by_seg = teach::points_of_masks(&series.grid, &taken.masks);
+    let (grid, values) = nifti::read_labels(&truth).unwrap();
+    let by_nifti = teach::points_of_labels(&grid, &values, &teach::label_names(&truth).unwrap());
+    assert!(by_seg.len() > 20, "{}", by_seg.len());
+    assert_eq!(by_seg.keys().collect::<Vec<_>>(), by_nifti.keys().collect::<Vec<_>>());
+    for (name, ours) in &by_seg {
+        let theirs = &by_nifti[name];
+        assert_eq!(ours.cut, theirs.cut, "{name}");
+        for (face, at) in &ours.extremes {
+            let off = (at[face.axis()] - theirs.extremes[face][face.axis()]).abs();
+            assert!(off < 1e-3, "{name} {face:?} {off} mm");
+        }
+    }
 }
 
 fn phantoms() -> Vec<Phantom> {

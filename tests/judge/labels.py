@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes labels as others write them: Segmentations by highdicom, structure sets by pydicom, for the CT series in a folder.
 
-    labels.py --ct DIR --out DIR
+    labels.py --ct DIR --out DIR                          several kinds, of balls and squares
+    labels.py --ct DIR --out DIR --truth NIFTI LABELS     truth.dcm: every label, named as in LABELS, under a general code
 
-Prints JSON: file → number of the region → flat indices (k, j, i order) of its voxels on the CT, as numpy computes them.
+Prints JSON: file → number of the region → flat indices (k, j, i order) of its voxels on the CT, as numpy computes them; for
+truth.dcm the count of its voxels.
 """
 
 import argparse
@@ -56,10 +58,11 @@ def description(number, name, code, meaning):
     )
 
 
-def seg(slices, pixels, numbers, kind, syntax=ExplicitVRLittleEndian, **more):
+def seg(slices, pixels, numbers, kind, syntax=ExplicitVRLittleEndian, described=None, **more):
     names = ["Liver", "Spleen"]
     codes = ["10200004", "78961009"]
-    described = [description(n, names[x], codes[x], names[x]) for x, n in enumerate(numbers)]
+    if described is None:
+        described = [description(n, names[x], codes[x], names[x]) for x, n in enumerate(numbers)]
     return hd.seg.Segmentation(
         source_images=slices,
         pixel_array=pixels,
@@ -175,12 +178,38 @@ def squares(slices):
     return good, wrong, {"1": ring, "2": off, "3": np.zeros(shape, bool)}
 
 
+def of_truth(slices, nifti, names):
+    """A label volume in RAS, which may lie the other way round, as a LABELMAP on the CT's slices."""
+    import nibabel
+
+    volume = nibabel.load(nifti)
+    values, inverse = np.asarray(volume.dataobj), np.linalg.inv(volume.affine)
+    ras = points(slices).reshape(-1, 3) * [-1, -1, 1]
+    index = np.round(ras @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    within = ((index >= 0) & (index < values.shape)).all(1)
+    pixels = np.zeros(len(index), np.uint8)
+    pixels[within] = values[tuple(index[within].T)]
+    names = {int(n): name for n, name in json.loads(Path(names).read_text())["labels"].items()}
+    described = [description(n, name, "85756007", "Tissue") for n, name in sorted(names.items())]
+    pixels = pixels.reshape(len(slices), slices[0].Rows, slices[0].Columns)
+    return described, pixels
+
+
 def main():
     arguments = argparse.ArgumentParser()
+    arguments.add_argument("--truth", nargs=2)
     arguments.add_argument("--ct", required=True)
     arguments.add_argument("--out", required=True)
     arguments = arguments.parse_args()
     slices, out = slices_of(arguments.ct), Path(arguments.out)
+    if arguments.truth:
+        described, pixels = of_truth(slices, *arguments.truth)
+        numbers = [int(d.SegmentNumber) for d in described]
+        made = seg(slices, pixels, numbers, "LABELMAP", RLELossless, described=described)
+        made.save_as(out / "truth.dcm")
+        counts = np.bincount(pixels.ravel(), minlength=max(numbers) + 1)
+        json.dump({"truth": {str(n): [int(counts[n])] for n in numbers}}, sys.stdout)
+        return
     at = points(slices)
     middle = at.reshape(-1, 3).mean(0)
     size = np.ptp(at.reshape(-1, 3), axis=0).min()
