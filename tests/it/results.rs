@@ -20,7 +20,6 @@ use medlsamd::volume;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 pub struct Pose {
@@ -485,64 +484,6 @@ fn the_same_job_writes_the_same_bytes_and_another_job_other_uids() {
         assert_ne!(first[n].series_instance_uid, other[n].series_instance_uid);
     }
     assert_ne!(first[0].sop_instance_uid, first[1].sop_instance_uid);
-}
-
-/// `cargo test --release -- --ignored ten_segments --nocapture`; highdicom needs 8.8 s and 845 MB for the SEG.
-#[test]
-#[ignore = "a measurement"]
-fn ten_segments_on_five_hundred_slices() {
-    let ct = tempfile::tempdir().expect("a folder");
-    let series = stack(ct.path(), &POSES[0], [512, 512, 500]);
-    let names = [
-        "heart",
-        "liver",
-        "spleen",
-        "stomach",
-        "aorta",
-        "trachea",
-        "esophagus",
-        "sternum",
-        "pancreas",
-        "brain",
-    ];
-    let masks: Vec<Mask> = names
-        .iter()
-        .enumerate()
-        .map(|(n, name)| {
-            let radius = 40.0 + 6.0 * n as f64;
-            let voxels = Array3::from_shape_fn((400, 256, 256), |(k, j, i)| {
-                let z = (k as f64 - 200.0) / 200.5;
-                ((j as f64 - 128.0).powi(2) + (i as f64 - 128.0).powi(2)).sqrt() < radius * (1.0 - 0.5 * z * z)
-            });
-            mask(name, &voxels)
-        })
-        .collect();
-    with_source(
-        &series,
-        &masks,
-        "measured",
-        (results::GENERIC, &Style::default()),
-        |source| {
-            for kind in results::KINDS {
-                let begin = Instant::now();
-                let object = (kind.write)(source).expect("an object");
-                eprintln!(
-                    "{}: {:.2} s, {:.1} MB",
-                    kind.name,
-                    begin.elapsed().as_secs_f64(),
-                    object.part10.len() as f64 / 1e6
-                );
-            }
-        },
-    );
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    eprintln!(
-        "{}",
-        status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap_or_default()
-    );
 }
 
 #[test]
