@@ -44,8 +44,6 @@ fn the_skin_of_real_patients_is_found() {
             (ml / wanted_ml - 1.0).abs() < 2e-3,
             "{name}: {ml} ml, SciPy found {wanted_ml}"
         );
-        // Far above what it takes, unoptimised and on a busy machine: time must grow with the pixels and nothing else.
-        assert!(seconds < 20.0, "{name}: {seconds} s");
     }
 }
 

@@ -127,6 +127,7 @@ fn many(count: usize) -> Vec<&'static Structure> {
             category: model.category,
             kind: model.kind,
             laterality: model.laterality,
+            role: model.role,
             colour: model.colour,
             window: model.window,
             pieces: model.pieces,
