@@ -49,6 +49,25 @@ impl Truth {
         }
     }
 
+    /// Of masks that somebody drew, on the grid of the CT. What was not drawn is not known.
+    pub fn of_masks(id: &str, grid: &Grid, masks: Vec<Mask>) -> Self {
+        let placed = teach::points_of_masks(grid, &masks);
+        let known = |mask: &Mask| {
+            let is = match placed.get(mask.structure.name)?.cut.is_empty() {
+                true => Presence::Whole,
+                false => Presence::Cut,
+            };
+            Some((mask.structure.name, is))
+        };
+        Self {
+            id: id.into(),
+            presence: masks.iter().filter_map(known).collect(),
+            placed,
+            masks,
+            without: BTreeSet::from([id.to_owned()]),
+        }
+    }
+
     /// Of a points file; `all` says which other templates are of the same patient.
     pub fn of_points(placed: &Placed, all: &[Placed]) -> Self {
         let patient = |p: &Placed| p.patient.clone().unwrap_or_else(|| p.volume.clone());

@@ -3,41 +3,87 @@
 //! Voxels that touch only at a corner belong to different polygons (4-connected inside, 8-connected outside), so no polygon
 //! crosses itself. A hole becomes a keyhole (PS3.3 C.8.8.6.3): the outline runs to the hole along a channel of no width, around
 //! it, and back. The channel lies a quarter of a voxel off the voxel centres, so that a reader that asks "is this centre inside?"
-//! never meets it.
+//! never meets it. Or it stays a contour of its own, for receivers that take the exclusive or of all contours.
 
+use crate::results::simplify::{self, Tolerance};
+use crate::results::style::Holes;
 use ndarray::{Array2, ArrayView2};
 
 /// Column and row of a polygon corner; a voxel's centre is at whole numbers, its edges at halves.
 pub type Corner = [f64; 2];
 
-/// A closed polygon; the first corner is not repeated. Outlines run one way round, counter-clockwise with rows growing upwards.
+/// A closed polygon; the first corner is not repeated. Outlines run one way round, counter-clockwise with rows growing upwards;
+/// holes the other way.
 pub type Polygon = Vec<Corner>;
 
-/// Traces the outline of a slice `[row, column]`.
-///
-/// A piece whose polygon `fits` refuses (a receiver's limit on Contour Data, say) is cut at a row into two that touch.
-/// `fits` must accept a rectangle: that is what a piece one row high ends as.
-pub fn outline(slice: ArrayView2<'_, bool>, fits: &dyn Fn(&Polygon) -> bool) -> Vec<Polygon> {
-    let mut polygons = Vec::new();
+/// How a slice is to be outlined.
+pub struct Drawing<'a> {
+    pub holes: Holes,
+    /// `None` keeps every corner.
+    pub tolerance: Option<Tolerance>,
+    /// A receiver's limit on Contour Data: a piece with a contour that this refuses is cut at a row into two that touch. It must
+    /// accept a rectangle: that is what a piece one row high ends as.
+    pub fits: &'a dyn Fn(&Polygon) -> bool,
+}
+
+/// The contours of a slice.
+#[derive(Debug, Default)]
+pub struct Outline {
+    pub contours: Vec<Polygon>,
+    /// Greatest distance of a contour from the voxel edges.
+    pub deviation_mm: f64,
+}
+
+/// Outlines a slice `[row, column]`. Where simplified contours would cross, the slice's stay exact.
+pub fn outline(slice: ArrayView2<'_, bool>, drawing: &Drawing<'_>) -> Outline {
+    let simplified = drawing.tolerance.as_ref().and_then(|_| {
+        let parts = parts(slice, drawing, drawing.tolerance.as_ref())?;
+        let crossed = simplify::cross(parts.iter().flat_map(|part| &part.loops));
+        (!crossed).then_some(parts)
+    });
+    let parts = simplified
+        .or_else(|| parts(slice, drawing, None))
+        .expect("a hole on voxel edges lies inside its outline");
+    let mut outline = Outline::default();
+    for part in parts {
+        outline.contours.extend(part.contours);
+        outline.deviation_mm = outline.deviation_mm.max(part.deviation_mm);
+    }
+    outline
+}
+
+/// A piece of a slice, drawn.
+struct Part {
+    /// Its outline, then its holes.
+    loops: Vec<Polygon>,
+    contours: Vec<Polygon>,
+    deviation_mm: f64,
+}
+
+/// Draws piece by piece, cut where a contour does not fit. `None` when a simplified hole has left its outline.
+fn parts(slice: ArrayView2<'_, bool>, drawing: &Drawing<'_>, tolerance: Option<&Tolerance>) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
     for piece in pieces(slice) {
-        let polygon = piece.polygon();
-        if piece.rows == 1 || fits(&polygon) {
-            polygons.push(polygon);
+        let part = piece.draw(drawing.holes, tolerance)?;
+        if piece.rows == 1 || part.contours.iter().all(drawing.fits) {
+            parts.push(part);
             continue;
         }
         for (row, half) in piece.halves() {
-            let parts = outline(half.view(), fits).into_iter();
-            polygons.extend(parts.map(|part| shifted(part, piece.column as f64, row as f64)));
+            for mut part in self::parts(half.view(), drawing, tolerance)? {
+                let polygons = part.loops.iter_mut().chain(&mut part.contours);
+                polygons.for_each(|polygon| shift(polygon, piece.column as f64, row as f64));
+                parts.push(part);
+            }
         }
     }
-    polygons
+    Some(parts)
 }
 
-fn shifted(mut polygon: Polygon, columns: f64, rows: f64) -> Polygon {
+fn shift(polygon: &mut Polygon, columns: f64, rows: f64) {
     polygon
         .iter_mut()
         .for_each(|[x, y]| (*x, *y) = (*x + columns, *y + rows));
-    polygon
 }
 
 /// A 4-connected set of voxels, in its own bounding rectangle with a margin of one voxel, so that neighbours need no bounds.
@@ -117,25 +163,39 @@ impl Piece {
         })
     }
 
-    /// The piece's outline with its holes keyed in, in the coordinates of the whole slice.
-    fn polygon(&self) -> Polygon {
-        let mut loops = self.loops();
-        // Twice the signed area tells outline from holes: the outline encloses the voxels, each hole runs the other way.
-        let outer = loops
-            .iter()
-            .position(|l| doubled_area(l) > 0)
-            .expect("a piece has one outline");
-        let mut polygon: Polygon = loops
-            .swap_remove(outer)
-            .into_iter()
-            .map(|[x, y]| [x as f64, y as f64])
-            .collect();
-        // From the left, so that whatever lies between a hole and the outline has been keyed in before.
-        loops.sort_by_key(|l| l.iter().map(|[x, y]| (*x, *y)).min());
-        for hole in loops {
-            key_in(&mut polygon, &hole);
+    /// The piece's outline and holes in the coordinates of the whole slice, exact or within a tolerance, as contours.
+    fn draw(&self, holes: Holes, tolerance: Option<&Tolerance>) -> Option<Part> {
+        let mut deviation_mm = 0.0f64;
+        let mut loops = self.placed_loops();
+        for polygon in &mut loops {
+            if let Some((simple, deviation)) = tolerance.and_then(|t| simplify::simplify(polygon, t)) {
+                *polygon = simple;
+                deviation_mm = deviation_mm.max(deviation);
+            }
         }
-        shifted(polygon, self.column as f64 - 0.5, self.row as f64 - 0.5)
+        let contours = match holes {
+            Holes::Keyhole => vec![keyed(&loops)?],
+            Holes::Xor => loops.clone(),
+        };
+        Some(Part {
+            loops,
+            contours,
+            deviation_mm,
+        })
+    }
+
+    /// The exact loops, the outline first.
+    fn placed_loops(&self) -> Vec<Polygon> {
+        let mut loops = self.loops();
+        // The signed area tells outline from holes: the outline encloses the voxels, each hole runs the other way.
+        let outer = loops.iter().position(|l| doubled_area(l) > 0);
+        loops[..=outer.expect("a piece has one outline")].rotate_right(1);
+        let place = |corners: Vec<[isize; 2]>| {
+            let mut polygon: Polygon = corners.into_iter().map(|[x, y]| [x as f64, y as f64]).collect();
+            shift(&mut polygon, self.column as f64 - 0.5, self.row as f64 - 0.5);
+            polygon
+        };
+        loops.into_iter().map(place).collect()
     }
 
     /// The boundary loops on the voxel edges, corners only. Voxel (row, column) covers x in [column, column + 1]; the inside
@@ -204,36 +264,68 @@ fn doubled_area(corners: &[[isize; 2]]) -> isize {
         .sum()
 }
 
-/// Joins a hole to the polygon by a channel that runs left from the hole's leftmost edge.
-fn key_in(polygon: &mut Polygon, hole: &[[isize; 2]]) {
-    let edges = |n: usize, length: usize| (n, (n + 1) % length);
-    // The leftmost vertical edge of the hole, and a height on it that no corner and no voxel centre has.
-    let leftmost = (0..hole.len())
-        .filter(|n| hole[*n][0] == hole[(n + 1) % hole.len()][0])
-        .min_by_key(|n| (hole[*n][0], hole[*n][1].min(hole[(n + 1) % hole.len()][1])))
-        .expect("a hole has vertical edges");
-    let (from, to) = edges(leftmost, hole.len());
-    let height = hole[from][1].min(hole[to][1]) as f64 + 0.25;
-    let hole_x = hole[from][0] as f64;
-    // The nearest vertical edge of the polygon to the left at that height.
-    let crossed = (0..polygon.len())
-        .filter(|n| {
-            let ([x0, y0], [x1, y1]) = (polygon[*n], polygon[(n + 1) % polygon.len()]);
-            x0 == x1 && x0 < hole_x && y0.min(y1) < height && height < y0.max(y1)
-        })
-        .max_by(|a, b| polygon[*a][0].total_cmp(&polygon[*b][0]))
-        .expect("a hole lies inside its outline");
-    let mut channel = vec![[polygon[crossed][0], height], [hole_x, height]];
-    channel.extend(
-        (0..hole.len())
-            .map(|n| hole[(to + n) % hole.len()])
-            .map(|[x, y]| [x as f64, y as f64]),
-    );
-    channel.extend([[hole_x, height], [polygon[crossed][0], height]]);
-    polygon.splice(crossed + 1..crossed + 1, channel);
+/// An outline with its holes keyed in.
+fn keyed(loops: &[Polygon]) -> Option<Polygon> {
+    let mut polygon = loops[0].clone();
+    let holes = loops[1..].iter().map(|hole| Some((channel(hole)?, hole)));
+    let mut holes: Vec<(Channel, &Polygon)> = holes.collect::<Option<_>>()?;
+    // From the left, so that whatever lies between a hole and the outline has been keyed in before.
+    holes.sort_by(|(a, _), (b, _)| a.x.total_cmp(&b.x).then(a.height.total_cmp(&b.height)));
+    for (channel, hole) in holes {
+        key_in(&mut polygon, hole, &channel)?;
+    }
+    Some(polygon)
 }
 
-/// The area a polygon encloses, in voxels. Both sides of a keyhole's channel cancel.
+/// Where a channel meets a hole.
+struct Channel {
+    x: f64,
+    height: f64,
+    /// The edge it meets: the number of its first corner.
+    edge: usize,
+}
+
+/// The leftmost place of a hole at a height a quarter of a voxel above a voxel edge, where no voxel centre lies.
+fn channel(hole: &[Corner]) -> Option<Channel> {
+    let mut found: Option<Channel> = None;
+    for edge in 0..hole.len() {
+        let (a, b) = (hole[edge], hole[(edge + 1) % hole.len()]);
+        let (low, high) = (a[1].min(b[1]), a[1].max(b[1]));
+        // Voxel edges lie at halves.
+        let mut height = (low - 0.75).ceil() + 0.75;
+        while height <= high {
+            if let Some(x) = crossing(a, b, height)
+                && found.as_ref().is_none_or(|c| (x, height) < (c.x, c.height))
+            {
+                found = Some(Channel { x, height, edge });
+            }
+            height += 1.0;
+        }
+    }
+    found
+}
+
+/// Where an edge crosses a height.
+fn crossing([x0, y0]: Corner, [x1, y1]: Corner, height: f64) -> Option<f64> {
+    ((y0 > height) != (y1 > height)).then(|| x0 + (height - y0) / (y1 - y0) * (x1 - x0))
+}
+
+/// Joins a hole to the polygon by a channel that runs left to the nearest edge. `None` when there is none.
+fn key_in(polygon: &mut Polygon, hole: &[Corner], channel: &Channel) -> Option<()> {
+    let height = channel.height;
+    let edges = (0..polygon.len()).filter_map(|n| {
+        let x = crossing(polygon[n], polygon[(n + 1) % polygon.len()], height)?;
+        (x < channel.x).then_some((n, x))
+    });
+    let (crossed, x) = edges.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let mut inserted = vec![[x, height], [channel.x, height]];
+    inserted.extend((1..=hole.len()).map(|n| hole[(channel.edge + n) % hole.len()]));
+    inserted.extend([[channel.x, height], [x, height]]);
+    polygon.splice(crossed + 1..crossed + 1, inserted);
+    Some(())
+}
+
+/// The area a polygon encloses, in voxels: that of a hole is negative. Both sides of a keyhole's channel cancel.
 pub fn area(polygon: &[Corner]) -> f64 {
     let after = polygon.iter().cycle().skip(1);
     polygon
@@ -244,10 +336,29 @@ pub fn area(polygon: &[Corner]) -> f64 {
         / 2.0
 }
 
+/// The exact outline and holes of every piece.
+#[cfg(test)]
+pub(crate) fn loops(slice: ArrayView2<'_, bool>) -> Vec<Vec<Polygon>> {
+    pieces(slice).iter().map(Piece::placed_loops).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn outline(slice: ArrayView2<'_, bool>, fits: &dyn Fn(&Polygon) -> bool) -> Vec<Polygon> {
+        drawn(slice, Holes::Keyhole, None, fits).contours
+    }
+
+    fn drawn(
+        slice: ArrayView2<'_, bool>,
+        holes: Holes,
+        tolerance: Option<Tolerance>,
+        fits: &dyn Fn(&Polygon) -> bool,
+    ) -> Outline {
+        super::outline(slice, &Drawing { holes, tolerance, fits })
+    }
 
     const ALL: &dyn Fn(&Polygon) -> bool = &|_| true;
 
@@ -324,7 +435,49 @@ mod tests {
         check(&comb, &polygons);
     }
 
+    #[test]
+    fn holes_of_their_own_are_the_exclusive_or() {
+        let ring = picture(&[
+            "#######", "#.....#", "#.###.#", "#.#.#.#", "#.###.#", "#.....#", "#######",
+        ]);
+        let polygons = drawn(ring.view(), Holes::Xor, None, ALL).contours;
+        assert_eq!(polygons.len(), 4);
+        check_xor(&ring, &polygons);
+    }
+
+    fn check_xor(slice: &Array2<bool>, polygons: &[Polygon]) {
+        let total: f64 = polygons.iter().map(|p| area(p)).sum();
+        let voxels = slice.iter().filter(|v| **v).count() as f64;
+        assert!((total - voxels).abs() < 1e-6 * voxels.max(1.0), "{total} {voxels}");
+        for ((r, c), wanted) in slice.indexed_iter() {
+            let odd = polygons.iter().filter(|p| inside(p, c as f64, r as f64)).count() % 2 == 1;
+            assert_eq!(odd, *wanted, "row {r} column {c}");
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+        #[test]
+        fn no_voxel_centre_changes_sides_however_contours_are_drawn(
+            (columns, bits) in (9usize..26).prop_flat_map(|w| (Just(w), prop::collection::vec(prop::bool::weighted(0.8), w..w * 22))),
+            wanted_mm in 0.1f64..2.0,
+            spacing_mm in prop::array::uniform2(0.5f64..1.5),
+        ) {
+            let rows = bits.len() / columns;
+            // Blocks of three voxels make loops long enough to be simplified.
+            let slice = Array2::from_shape_fn((rows * 3, columns * 3), |(r, c)| bits[r / 3 * columns + c / 3]);
+            let tolerance = Tolerance::new(wanted_mm, spacing_mm);
+            for holes in [Holes::Keyhole, Holes::Xor] {
+                for (tolerance, fits) in [(tolerance, ALL), (None, ALL), (tolerance, &|p: &Polygon| p.len() <= 24)] {
+                    let outline = drawn(slice.view(), holes, tolerance, fits);
+                    check_xor(&slice, &outline.contours);
+                    assert!(outline.deviation_mm <= wanted_mm);
+                    assert!(tolerance.is_some() || outline.deviation_mm == 0.0);
+                    assert!(holes == Holes::Keyhole || tolerance.is_none() || outline.deviation_mm == 0.0 || !simplify::cross(outline.contours.iter()));
+                }
+            }
+        }
+
         #[test]
         fn any_slice_is_outlined_exactly(
             (columns, bits) in (1usize..14).prop_flat_map(|w| (Just(w), prop::collection::vec(prop::bool::weighted(0.6), w..w * 14)))

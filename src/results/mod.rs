@@ -12,6 +12,8 @@ pub mod dump;
 pub mod style;
 pub mod profile;
 mod content;
+mod simplify;
+mod names;
 mod dataset;
 mod header;
 mod origin;

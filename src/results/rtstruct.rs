@@ -3,14 +3,17 @@
 //! Written in Explicit VR, whose 16-bit lengths end Contour Data at 65 534 bytes. Implicit VR has no such limit, but an archive
 //! that converts to explicit would then write something few planning systems read. So an outline longer than that is cut at a row
 //! into two that touch; the area stays exact. At four decimals the limit is some 2 400 corners, which few organs reach.
+//! Contours keep every corner of the voxel edges unless the receiver's style allows a distance; what was used of it is stated in
+//! ROI Generation Description.
 
 use crate::dicom::header::Instance;
 use crate::geometry::{Vec3, cross, norm};
 use crate::mask::Mask;
 use crate::results::common::{self, Draft};
-use crate::results::contour::{self, Polygon};
+use crate::results::contour::{self, Drawing, Polygon};
 use crate::results::dataset::{self, DataSet, MAX_SHORT_VALUE, Value};
-use crate::results::{self, ResultError, ResultObject, Source};
+use crate::results::simplify::Tolerance;
+use crate::results::{self, ResultError, ResultObject, Source, names};
 use dicom::core::VR;
 use dicom::dictionary_std::tags;
 
@@ -32,13 +35,11 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let planes: Vec<Plane> = source.series.slices.iter().map(Plane::of).collect::<Result<_, _>>()?;
     let mut draft = common::begin(source, &KIND)?;
     common::check_identity(&draft, source)?;
-    structure_set(&mut draft, source);
-    let contours = source
-        .masks
-        .iter()
-        .enumerate()
-        .map(|(n, mask)| roi_contour(source, &planes, n, mask));
-    let contours = contours.collect::<Result<_, _>>()?;
+    let masks = source.masks.iter().enumerate();
+    let drawn = masks.map(|(n, mask)| roi_contour(source, &planes, n, mask));
+    let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
+    structure_set(&mut draft, source, &drawn);
+    let contours = drawn.into_iter().map(|roi| roi.item).collect();
     draft.data.items(tags::ROI_CONTOUR_SEQUENCE, contours);
     let observations = source
         .masks
@@ -99,6 +100,11 @@ impl Plane {
         [0, 1, 2].map(|axis| self.origin[axis] + step(axis))
     }
 
+    /// Width of a column, height of a row.
+    fn spacing_mm(&self) -> [f64; 2] {
+        [norm(self.column_step), norm(self.row_step)]
+    }
+
     /// Contour Data: x\y\z of every corner.
     fn contour_data(&self, polygon: &Polygon) -> Vec<u8> {
         let mut text = Vec::with_capacity(polygon.len() * 30);
@@ -115,7 +121,8 @@ impl Plane {
 }
 
 /// Structure Set (C.8.8.5).
-fn structure_set(draft: &mut Draft, source: &Source<'_>) {
+fn structure_set(draft: &mut Draft, source: &Source<'_>, drawn: &[Drawn]) {
+    let names = names::names(source, &draft.first);
     let identity = source.identity;
     let label = match identity.revision {
         0 | 1 => "AI unreviewed".into(),
@@ -132,20 +139,31 @@ fn structure_set(draft: &mut Draft, source: &Source<'_>) {
     data.text(tags::STRUCTURE_SET_DATE, &identity.content_date);
     data.text(tags::STRUCTURE_SET_TIME, &identity.content_time);
     referenced_frame_of_reference(data, source);
-    let rois = source.masks.iter().enumerate().map(|(n, mask)| {
+    let rois = names.into_iter().zip(drawn).enumerate().map(|(n, (name, drawn))| {
         let mut item = DataSet::default();
         item.text(tags::ROI_NUMBER, (n + 1).to_string());
         item.uid(
             tags::REFERENCED_FRAME_OF_REFERENCE_UID,
             &source.series.frame_of_reference_uid,
         );
-        item.text(tags::ROI_NAME, source.style.name(mask.structure));
+        item.insert(tags::ROI_NAME, name);
         item.text(tags::ROI_DESCRIPTION, "AI-generated, not reviewed");
         item.text(tags::ROI_GENERATION_ALGORITHM, "AUTOMATIC");
-        item.text(tags::ROI_GENERATION_DESCRIPTION, common::algorithm_name(source));
+        item.text(tags::ROI_GENERATION_DESCRIPTION, generation(source, drawn.deviation_mm));
         item
     });
     data.items(tags::STRUCTURE_SET_ROI_SEQUENCE, rois.collect());
+}
+
+/// What made the ROI, and how far its contours leave the voxel edges where that is allowed: 64 characters at most.
+fn generation(source: &Source<'_>, deviation_mm: f64) -> String {
+    let name = common::algorithm_name(source);
+    if source.style.simplify_mm == 0.0 {
+        return name;
+    }
+    // Rounded up: the true distance is never greater.
+    let deviation = common::decimal((deviation_mm * 100.0).ceil() / 100.0, 2);
+    format!("{}; deviates max. {deviation} mm", common::clip(&name, 40))
 }
 
 fn description(source: &Source<'_>) -> String {
@@ -185,22 +203,38 @@ fn image_reference(instance: &Instance) -> DataSet {
     item
 }
 
+/// A ROI's contours, and their greatest distance from the voxel edges.
+struct Drawn {
+    item: DataSet,
+    deviation_mm: f64,
+}
+
 /// ROI Contour (C.8.8.6). Checks that the polygons hold as much area as the mask has voxels.
-fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> Result<DataSet, ResultError> {
+fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> Result<Drawn, ResultError> {
+    let style = source.style;
     let mut contours = Vec::new();
-    let mut area = 0.0;
+    let (mut area, mut deviation_mm, mut holes) = (0.0, 0.0f64, false);
     let [i0, j0, k0] = mask.offset;
     let longest_corner = longest_corner(planes, source.series.grid.size);
+    let fits = |polygon: &Polygon| polygon.len() * longest_corner <= style.contour_bytes.min(MAX_SHORT_VALUE);
     for (k, slice) in mask.voxels.outer_iter().enumerate() {
         let (plane, instance) = (&planes[k0 + k], &source.series.slices[k0 + k]);
         let placed =
             |polygon: &Polygon| -> Polygon { polygon.iter().map(|[x, y]| [x + i0 as f64, y + j0 as f64]).collect() };
-        let fits = |polygon: &Polygon| polygon.len() * longest_corner <= MAX_SHORT_VALUE;
-        for polygon in contour::outline(slice, &fits) {
+        let outline = contour::outline(
+            slice,
+            &Drawing {
+                holes: style.holes,
+                tolerance: Tolerance::new(style.simplify_mm, plane.spacing_mm()),
+                fits: &fits,
+            },
+        );
+        deviation_mm = deviation_mm.max(outline.deviation_mm);
+        for polygon in outline.contours {
             area += contour::area(&polygon);
             let mut item = DataSet::default();
             item.items(tags::CONTOUR_IMAGE_SEQUENCE, vec![image_reference(instance)]);
-            item.text(tags::CONTOUR_GEOMETRIC_TYPE, "CLOSED_PLANAR");
+            holes |= contour::area(&polygon) < 0.0;
             item.text(tags::NUMBER_OF_CONTOUR_POINTS, polygon.len().to_string());
             item.text(tags::CONTOUR_NUMBER, (contours.len() + 1).to_string());
             item.insert(
@@ -216,12 +250,16 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
             "contours of {name} enclose {area} voxels, its mask has {voxels}"
         )));
     }
+    // One type per ROI; without holes the plain one, which more receivers read.
+    let geometric_type = if holes { "CLOSEDPLANAR_XOR" } else { "CLOSED_PLANAR" };
+    let typed = |item: &mut DataSet| item.text(tags::CONTOUR_GEOMETRIC_TYPE, geometric_type);
+    contours.iter_mut().for_each(typed);
     let mut item = DataSet::default();
-    let [red, green, blue] = source.style.colour(mask.structure);
+    let [red, green, blue] = style.colour(mask.structure);
     item.text(tags::ROI_DISPLAY_COLOR, format!("{red}\\{green}\\{blue}"));
     item.items(tags::CONTOUR_SEQUENCE, contours);
     item.text(tags::REFERENCED_ROI_NUMBER, (n + 1).to_string());
-    Ok(item)
+    Ok(Drawn { item, deviation_mm })
 }
 
 /// Bytes that the text of one corner takes at most, anywhere in the stack: what is safe holds wherever a piece is cut.

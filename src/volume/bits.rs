@@ -275,11 +275,15 @@ mod tests {
 
     /// Wider than a word, with runs that begin, end and cross at its edge.
     fn wide() -> Bits {
-        let row = |ranges: &[std::ops::Range<usize>]| -> String {
-            let inside = |column| ranges.iter().any(|range| range.contains(&column));
+        let row = |ranges: &[[usize; 2]]| -> String {
+            let inside = |column| ranges.iter().any(|range| (range[0]..range[1]).contains(&column));
             (0..130).map(|column| if inside(column) { '#' } else { '.' }).collect()
         };
-        let rows = [row(&[0..130]), row(&[3..64, 64..66, 70..130]), row(&[0..1, 60..128])];
+        let rows = [
+            row(&[[0, 130]]),
+            row(&[[3, 64], [64, 66], [70, 130]]),
+            row(&[[0, 1], [60, 128]]),
+        ];
         bits(&rows.each_ref().map(String::as_str))
     }
 
@@ -287,7 +291,7 @@ mod tests {
     fn runs_are_found_across_words() {
         let wide = wide();
         let runs = |row| wide.runs(row).collect::<Vec<_>>();
-        assert_eq!(runs(0), [0..130]);
+        assert!(runs(0).into_iter().eq(std::iter::once(0..130)));
         assert_eq!(runs(1), [3..66, 70..130]);
         assert_eq!(runs(2), [0..1, 60..128]);
     }

@@ -173,33 +173,61 @@ def read_seg_by_positions(seg, slices):
     return masks, unequal_text
 
 
+def depth(polygon, others):
+    """How many of the other polygons a polygon lies in, by its first corner."""
+    x, y = polygon[0]
+    count = 0
+    for other in others:
+        x0, y0 = other.T
+        x1, y1 = np.roll(other, -1, axis=0).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+        count += int((((y0 > y) != (y1 > y)) & right).sum() % 2)
+    return count
+
+
 def read_rtstruct(path, slices):
     structure_set = pydicom.dcmread(path)
-    names = {roi.ROINumber: roi.ROIName for roi in structure_set.StructureSetROISequence}
+    rois = structure_set.StructureSetROISequence
+    names = {roi.ROINumber: roi.ROIName for roi in rois}
+    assert len({name.lower() for name in names.values()}) == len(names), "ROI names"
     masks, facts = {}, {}
     for roi in structure_set.ROIContourSequence:
         union = np.zeros(slices.shape, bool)
         parity = np.zeros(slices.shape, bool)
-        area, off_plane, points = 0.0, 0.0, 0
+        off_plane, points, longest = 0.0, 0, 0
+        drawn = {}
         for contour in roi.ContourSequence:
             k = slices.index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+            longest = max(longest, sum(len(v.original_string) + 1 for v in contour.ContourData) - 1)
+            assert all(len(v.original_string) <= 16 for v in contour.ContourData)
             corners = np.array(contour.ContourData, float).reshape(-1, 3)
             assert len(corners) == int(contour.NumberOfContourPoints) >= 3
             placed = slices.to_pixels(corners, k)
             off_plane = max(off_plane, float(np.abs(placed[:, 2]).max()))
-            area += polygon_area(placed[:, :2])
             points += len(corners)
             inside = fill(placed[:, :2], slices.rows, slices.columns)
             union[k] |= inside
             parity[k] ^= inside
+            drawn.setdefault(k, []).append(placed[:, :2])
+        types = {contour.ContourGeometricType for contour in roi.ContourSequence}
+        assert types in ({"CLOSED_PLANAR"}, {"CLOSEDPLANAR_XOR"}), types
+        exclusive = types == {"CLOSEDPLANAR_XOR"}
+        area = 0.0
+        for polygons in drawn.values():
+            for n, polygon in enumerate(polygons):
+                inner = exclusive and depth(polygon, polygons[:n] + polygons[n + 1 :]) % 2
+                area += polygon_area(polygon) * (-1 if inner else 1)
         name = names[roi.ReferencedROINumber]
-        masks[name] = union
+        masks[name] = parity if exclusive else union
         facts[name] = {
             "contours": len(roi.ContourSequence),
             "points": points,
-            "area_ratio": area / max(1, int(union.sum())),
+            "longest_bytes": longest,
+            "exclusive_or": exclusive,
+            "area_ratio": area / max(1, int(masks[name].sum())),
             "off_plane_mm": off_plane,
-            "union_equals_parity": bool((union == parity).all()),
+            "union_equals_parity": exclusive or bool((union == parity).all()),
             "colour": [int(c) for c in roi.ROIDisplayColor],
         }
     return masks, facts

@@ -11,11 +11,10 @@ mod rle;
 mod voxels;
 
 use crate::geometry::dot;
-use crate::mask::Mask;
 use crate::results::common::{self, Draft};
-use crate::results::dataset::{self, DataSet};
+use crate::results::dataset::{self, DataSet, Value};
 use crate::results::seg::frames::Plane;
-use crate::results::{self, ResultError, ResultObject, Source};
+use crate::results::{self, ResultError, ResultObject, Source, names};
 use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
@@ -65,11 +64,8 @@ fn begin(source: &Source<'_>, encoding: &Encoding, frame_count: usize) -> Result
     segmentation_image(&mut draft, source, encoding, frame_count);
     let labelled = encoding.bits_allocated > 1;
     let background = labelled.then(|| background(source));
-    let segments = source
-        .masks
-        .iter()
-        .enumerate()
-        .map(|(n, mask)| segment(source, n, mask));
+    let names = names::names(source, &draft.first).into_iter().enumerate();
+    let segments = names.map(|(n, name)| segment(source, n, name));
     let segments = background.into_iter().chain(segments).collect();
     draft.data.items(tags::SEGMENT_SEQUENCE, segments);
     frames::multi_frame_dimension(&mut draft.data, source, encoding.kind.name, !labelled);
@@ -143,11 +139,11 @@ fn segmentation_image(draft: &mut Draft, source: &Source<'_>, encoding: &Encodin
 }
 
 /// One item of the Segment Sequence.
-fn segment(source: &Source<'_>, n: usize, mask: &Mask) -> DataSet {
-    let structure = mask.structure;
+fn segment(source: &Source<'_>, n: usize, name: Value) -> DataSet {
+    let structure = source.masks[n].structure;
     let mut item = DataSet::default();
     item.shorts(tags::SEGMENT_NUMBER, &[segment_number(n)]);
-    item.text(tags::SEGMENT_LABEL, source.style.name(structure));
+    item.insert(tags::SEGMENT_LABEL, name);
     item.text(tags::SEGMENT_DESCRIPTION, "AI-generated, not reviewed");
     item.text(tags::SEGMENT_ALGORITHM_TYPE, "AUTOMATIC");
     item.text(tags::SEGMENT_ALGORITHM_NAME, common::algorithm_name(source));
