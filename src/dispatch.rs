@@ -34,14 +34,20 @@ pub fn plan(config: &Config, protocol: &Protocol) -> (Vec<Wanted>, Vec<Parcel>) 
                 other => results::kind(other).into_iter().collect(),
             };
             items.push(kinds.iter().map(|kind| results::key(kind.name, &route.style)).collect());
-            for kind in kinds {
-                let written = |w: &Wanted| w.kind.name == kind.name && w.profile == route.style;
-                if !wanted.iter().any(written) {
-                    wanted.push(Wanted {
+            let forms = kinds.len();
+            for (n, kind) in kinds.into_iter().enumerate() {
+                let optional = n + 1 < forms;
+                match wanted
+                    .iter_mut()
+                    .find(|w| w.kind.name == kind.name && w.profile == route.style)
+                {
+                    Some(known) => known.optional &= optional,
+                    None => wanted.push(Wanted {
                         kind,
                         profile: route.style.clone(),
                         style: route.profile.style.clone(),
-                    });
+                        optional,
+                    }),
                 }
             }
         }
@@ -51,6 +57,14 @@ pub fn plan(config: &Config, protocol: &Protocol) -> (Vec<Wanted>, Vec<Parcel>) 
         });
     }
     (wanted, parcels)
+}
+
+/// The parcels without the forms that could not be written.
+pub fn of_written(mut parcels: Vec<Parcel>, keys: &[&str]) -> Vec<Parcel> {
+    for item in parcels.iter_mut().flat_map(|parcel| &mut parcel.items) {
+        item.retain(|key| keys.contains(&key.as_str()));
+    }
+    parcels
 }
 
 /// A parcel of one object for every destination of a protocol.

@@ -123,6 +123,11 @@ impl Box3 {
         self.max = PatientPoint::new(self.max.x.max(p.x), self.max.y.max(p.y), self.max.z.max(p.z));
     }
 
+    pub fn middle(&self) -> PatientPoint {
+        let (a, b) = (self.min.to_array(), self.max.to_array());
+        [0, 1, 2].map(|axis| 0.5 * (a[axis] + b[axis])).into()
+    }
+
     pub fn size_mm(&self) -> Vec3 {
         sub(self.max.to_array(), self.min.to_array())
     }

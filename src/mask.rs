@@ -50,10 +50,13 @@ impl Block {
 
     /// Grid indices (i, j, k) of the true voxels.
     pub fn indices(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
-        let [i0, j0, k0] = self.offset;
-        let inside = self.voxels.indexed_iter().filter(|(_, v)| **v);
-        inside.map(move |((k, j, i), _)| [i0 + i, j0 + j, k0 + k])
+        indices(self.offset, &self.voxels)
     }
+}
+
+fn indices([i0, j0, k0]: [usize; 3], voxels: &Array3<bool>) -> impl Iterator<Item = [usize; 3]> + '_ {
+    let inside = voxels.indexed_iter().filter(|(_, v)| **v);
+    inside.map(move |((k, j, i), _)| [i0 + i, j0 + j, k0 + k])
 }
 
 /// A structure's voxels, kept as the smallest block that holds them.
@@ -88,6 +91,12 @@ impl Mask {
     pub fn voxel_count(&self) -> usize {
         self.voxels.iter().filter(|v| **v).count()
     }
+
+    /// Grid indices (i, j, k) of the true voxels.
+    pub fn indices(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
+        indices(self.offset, &self.voxels)
+    }
+
     pub fn contains(&self, [i, j, k]: [usize; 3]) -> bool {
         let at = |v: usize, axis: usize| v.checked_sub(self.offset[axis]);
         match (at(k, 2), at(j, 1), at(i, 0)) {

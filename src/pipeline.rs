@@ -1,17 +1,23 @@
 //! One series in, its result objects out: reads as the clinical story.
 
+mod report;
+
+pub use crate::pipeline::report::{ObjectReport, Report, StageTime, StructureReport, Verdict};
+
 use crate::dicom::header::Instance;
 use crate::inference::runtime::{Assignment, InferenceError};
 use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
+use crate::plausible;
 use crate::progress::Progress;
+use crate::proof::{self, Proof, ProofError};
 use crate::results::style::Style;
 use crate::results::{self, Identity, Kind, Measure, ModelUsed, ResultError, ResultObject, Source};
-use crate::segment::{Outline, Outlined, Segmenter};
+use crate::segment::{Outline, Segmenter};
 use crate::series::{self, Rejection, Requirements, Series};
-use crate::structure::Structure;
+use crate::structure::{Role, Structure};
+use crate::volume::body::Body;
 use crate::volume::{self, Volume, VolumeError};
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// What is wanted of a series.
@@ -30,6 +36,8 @@ pub struct Wanted {
     pub kind: &'static Kind,
     pub profile: String,
     pub style: Style,
+    /// Another object says the same: when this one cannot be written, the run goes on without it.
+    pub optional: bool,
 }
 
 impl Wanted {
@@ -38,6 +46,7 @@ impl Wanted {
             kind,
             profile: results::GENERIC.into(),
             style: Style::default(),
+            optional: false,
         }
     }
 }
@@ -56,51 +65,6 @@ pub struct Outcome {
     /// A PNG contact sheet for people.
     pub picture: Vec<u8>,
     pub report: Report,
-}
-
-/// The facts of a run, for `report.json`, the job row and the tables people read. Holds no patient data.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    pub study_instance_uid: String,
-    pub series_instance_uid: String,
-    pub slices: usize,
-    pub slice_spacing_mm: f64,
-    pub structures: Vec<StructureReport>,
-    /// Instances of the series that were left out, and why.
-    pub set_aside: Vec<(String, String)>,
-    pub stages: Vec<StageTime>,
-    /// Seconds of the run spent inside ONNX Runtime.
-    pub runtime_s: f64,
-    pub models: Vec<ModelUsed>,
-    pub assignments: Vec<Assignment>,
-    pub revision: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Found,
-    LowConfidence,
-    /// Found, and cut by the field of view.
-    Truncated,
-    NotFound,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StructureReport {
-    pub name: String,
-    pub roi_name: String,
-    pub verdict: Verdict,
-    pub volume_ml: Option<f64>,
-    pub mean_hu: Option<f64>,
-    pub confidence: Option<f32>,
-    pub reasons: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StageTime {
-    pub stage: String,
-    pub seconds: f64,
 }
 
 /// Why a run ended without results, named for what the caller does next.
@@ -151,7 +115,13 @@ impl From<ResultError> for PipelineError {
     }
 }
 
-/// The five steps: assemble, reconstruct, locate, outline, write.
+impl From<ProofError> for PipelineError {
+    fn from(error: ProofError) -> Self {
+        Self::GaveUp(error.to_string())
+    }
+}
+
+/// The six steps: assemble, reconstruct, locate, outline, write, prove.
 pub fn run(
     instances: Vec<Instance>,
     request: &Request,
@@ -163,46 +133,45 @@ pub fn run(
 
     let series = clock.time("assemble", || series::assemble(instances, &request.requirements))?;
     let volume = clock.time("reconstruct", || volume::reconstruct(&series, progress))?;
-    let findings = clock.time("localise", || {
-        engines.localiser.locate(&volume, &request.structures, progress)
-    })?;
-    let located: Vec<Located> = findings.iter().filter_map(Finding::located).cloned().collect();
-    let outlines = clock.time("segment", || engines.segmenter.segment(&volume, &located, progress))?;
-    let (masks, measures, structures) = account(&volume, &findings, outlines);
-    if masks.is_empty() {
-        return Err(PipelineError::Refused(nothing_found(&structures)));
-    }
+    let Found {
+        masks,
+        measures,
+        structures,
+    } = outline(&volume, request, engines, progress, &mut clock)?;
 
     let models = engines.models_used();
     let sheet = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
+    let source = Source {
+        series: &series,
+        masks: &masks,
+        measures: &measures,
+        sheet: &sheet,
+        identity: &request.identity,
+        models: &models,
+        profile: results::GENERIC,
+        style: &Style::default(),
+        kinds: &[],
+    };
     progress.stage("write", request.results.len());
-    let objects = clock.time("write", || {
-        let write = |wanted: &Wanted| {
-            (wanted.kind.write)(&Source {
-                series: &series,
-                masks: &masks,
-                measures: &measures,
-                sheet: &sheet,
-                identity: &request.identity,
-                models: &models,
-                profile: &wanted.profile,
-                style: &wanted.style,
-            })
-        };
-        request.results.iter().map(write).collect::<Result<Vec<_>, _>>()
-    })?;
+    let (objects, notes) = clock.time("write", || write(&request.results, &source))?;
+    progress.stage("prove", objects.len());
+    let proofs = clock.time("prove", || prove(&objects, &series, &masks))?;
 
     let report = Report {
+        software: format!("medlsamd {}", env!("CARGO_PKG_VERSION")),
         study_instance_uid: series.study_instance_uid.to_string(),
         series_instance_uid: series.series_instance_uid.to_string(),
         slices: series.slices.len(),
         slice_spacing_mm: series.grid.spacing_mm[2],
         structures,
+        objects: objects.iter().map(ObjectReport::of).collect(),
         set_aside: series
             .set_aside
             .iter()
             .map(|(uid, why)| (uid.to_string(), why.clone()))
             .collect(),
+        proofs,
+        notes,
         stages: clock.stages,
         runtime_s: (engines.busy() - busy_before).as_secs_f64(),
         models,
@@ -216,6 +185,36 @@ pub fn run(
         picture: sheet.png(),
         report,
     })
+}
+
+/// Every wanted object, and a note for each optional one that could not be written.
+fn write(wanted: &[Wanted], source: &Source<'_>) -> Result<(Vec<ResultObject>, Vec<String>), ResultError> {
+    let (mut objects, mut notes) = (Vec::new(), Vec::new());
+    for one in wanted {
+        let alike = wanted.iter().filter(|other| other.profile == one.profile);
+        let kinds: Vec<&str> = alike.map(|other| other.kind.name).collect();
+        let source = Source {
+            kinds: &kinds,
+            profile: &one.profile,
+            style: &one.style,
+            ..*source
+        };
+        match (one.kind.write)(&source) {
+            Ok(object) => objects.push(object),
+            Err(error) if one.optional => notes.push(format!("no {} was written: {error}", one.kind.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((objects, notes))
+}
+
+/// Reads every object back before any is kept.
+fn prove(objects: &[ResultObject], series: &Series, masks: &[Mask]) -> Result<Vec<Proof>, ProofError> {
+    let mut proofs = Vec::new();
+    for object in objects {
+        proofs.extend(proof::prove(object, series, masks)?);
+    }
+    Ok(proofs)
 }
 
 impl Engines {
@@ -245,12 +244,86 @@ impl Engines {
     }
 }
 
-/// Pairs every wanted structure with what became of it; the masks that go into the results, and their measures.
-fn account(
+/// What goes into the results, and what became of every wanted structure.
+#[derive(Default)]
+struct Found {
+    masks: Vec<Mask>,
+    /// One per mask.
+    measures: Vec<Measure>,
+    structures: Vec<StructureReport>,
+}
+
+/// Locates and outlines what the networks know, and computes the body where it is asked for. A body alone is a result only where
+/// nothing else was wanted: beside organs that were not found it would pass for an answer.
+fn outline(
     volume: &Volume,
-    findings: &[Finding],
-    outlines: Vec<Outline>,
-) -> (Vec<Mask>, Vec<Measure>, Vec<StructureReport>) {
+    request: &Request,
+    engines: &mut Engines,
+    progress: &dyn Progress,
+    clock: &mut StageClock,
+) -> Result<Found, PipelineError> {
+    let (sought, computed): (Vec<_>, Vec<_>) = request.structures.iter().partition(|s| s.role == Role::Organ);
+    let mut found = Found::default();
+    if !sought.is_empty() {
+        let findings = clock.time("localise", || engines.localiser.locate(volume, &sought, progress))?;
+        let located: Vec<Located> = findings.iter().filter_map(Finding::located).cloned().collect();
+        let outlines = clock.time("segment", || engines.segmenter.segment(volume, &located, progress))?;
+        found = account(volume, &findings, outlines);
+        if found.masks.is_empty() {
+            return Err(PipelineError::Refused(nothing_found(&found.structures)));
+        }
+    }
+    let body = clock.time("body", || volume::body::outline(volume));
+    found.doubt(volume, body.as_ref());
+    for structure in computed {
+        found.add_body(volume, structure, body.as_ref());
+    }
+    if found.masks.is_empty() {
+        return Err(PipelineError::Refused(nothing_found(&found.structures)));
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Lowers the confidence of what lies where it can not be, and says why.
+    fn doubt(&mut self, volume: &Volume, body: Option<&Body>) {
+        let doubts = plausible::places(volume, &self.masks, body);
+        for ((mask, measure), doubts) in self.masks.iter().zip(&mut self.measures).zip(doubts) {
+            let report = self.structures.iter_mut().find(|s| s.name == mask.structure.name);
+            if let Some(report) = report.filter(|_| !doubts.is_empty()) {
+                report.verdict = Verdict::LowConfidence;
+                report.reasons.extend(doubts.iter().cloned());
+                measure.remarks.extend(doubts);
+            }
+        }
+    }
+
+    fn add_body(&mut self, volume: &Volume, structure: &'static Structure, body: Option<&Body>) {
+        let mask = body.and_then(|body| Mask::from_full(structure, body.voxels.view()));
+        let (Some(body), Some(mask)) = (body, mask) else {
+            let reason = "the image shows nothing denser than air".to_owned();
+            return self.structures.push(StructureReport::absent(structure, vec![reason]));
+        };
+        let cut = format!(
+            "cut by the field of view on {} of {} slices",
+            body.cut_slices, volume.grid.size[2]
+        );
+        let remarks = if body.cut_slices > 0 { vec![cut] } else { Vec::new() };
+        let verdict = if remarks.is_empty() {
+            Verdict::Found
+        } else {
+            Verdict::Truncated
+        };
+        let measure = measure(volume, &mask, remarks);
+        let report = StructureReport::outlined(structure, verdict, &measure, None);
+        self.structures.push(report);
+        self.measures.push(measure);
+        self.masks.push(mask);
+    }
+}
+
+/// Pairs every wanted structure with what became of it; the masks that go into the results, and their measures.
+fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> Found {
     let mut masks = Vec::new();
     let mut measures = Vec::new();
     let mut reports = Vec::new();
@@ -260,8 +333,13 @@ fn account(
             Finding::NotFound { structure, reason } => StructureReport::absent(structure, vec![reason.clone()]),
             Finding::Located(located) => match outlines.next() {
                 Some(Outline::Outlined(outlined)) => {
-                    let measure = measure(volume, located, &outlined);
-                    let report = StructureReport::present(located, &outlined, &measure);
+                    let remarks = located.reasons.iter().chain(&outlined.doubt).cloned().collect();
+                    let mut measure = measure(volume, &outlined.mask, remarks);
+                    let cut = !located.truncated.is_empty();
+                    let size = plausible::size(located.structure.name, measure.volume_ml, cut);
+                    let doubtful = outlined.doubt.is_some() || size.is_some();
+                    measure.remarks.extend(size);
+                    let report = StructureReport::present(located, doubtful, &measure);
                     masks.push(outlined.mask);
                     measures.push(measure);
                     report
@@ -272,48 +350,19 @@ fn account(
         };
         reports.push(report);
     }
-    (masks, measures, reports)
-}
-
-impl StructureReport {
-    fn absent(structure: &'static Structure, reasons: Vec<String>) -> Self {
-        Self {
-            name: structure.name.into(),
-            roi_name: structure.roi_name.into(),
-            verdict: Verdict::NotFound,
-            volume_ml: None,
-            mean_hu: None,
-            confidence: None,
-            reasons,
-        }
-    }
-
-    fn present(located: &Located, outlined: &Outlined, measure: &Measure) -> Self {
-        let low = located.low_confidence || outlined.doubt.is_some();
-        let verdict = match (low, located.truncated.is_empty()) {
-            (true, _) => Verdict::LowConfidence,
-            (false, false) => Verdict::Truncated,
-            (false, true) => Verdict::Found,
-        };
-        Self {
-            name: located.structure.name.into(),
-            roi_name: located.structure.roi_name.into(),
-            verdict,
-            volume_ml: Some(measure.volume_ml),
-            mean_hu: Some(measure.mean_hu),
-            confidence: Some(located.confidence),
-            reasons: measure.remarks.clone(),
-        }
+    Found {
+        masks,
+        measures,
+        structures: reports,
     }
 }
 
-fn measure(volume: &Volume, located: &Located, outlined: &Outlined) -> Measure {
-    let Outlined { mask, doubt, .. } = outlined;
+fn measure(volume: &Volume, mask: &Mask, remarks: Vec<String>) -> Measure {
     let count = mask.voxel_count();
     Measure {
         volume_ml: count as f64 * volume.grid.voxel_volume_ml(),
         mean_hu: mean_hu(volume, mask, count),
-        remarks: located.reasons.iter().chain(doubt).cloned().collect(),
+        remarks,
     }
 }
 
@@ -349,15 +398,19 @@ struct StageClock {
 }
 
 impl StageClock {
+    /// Adds to the stage's time when it was timed before.
     fn time<T>(&mut self, stage: &'static str, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
         let seconds = start.elapsed().as_secs_f64();
         tracing::debug!(stage, seconds, "stage done");
-        self.stages.push(StageTime {
-            stage: stage.into(),
-            seconds,
-        });
+        match self.stages.iter_mut().find(|before| before.stage == stage) {
+            Some(before) => before.seconds += seconds,
+            None => self.stages.push(StageTime {
+                stage: stage.into(),
+                seconds,
+            }),
+        }
         result
     }
 }

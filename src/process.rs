@@ -28,7 +28,7 @@ pub struct Order<'a> {
 
 /// One series' outcome, for the caller to print.
 pub enum Processed {
-    Done { out: PathBuf, report: Report },
+    Done { out: PathBuf, report: Box<Report> },
     Refused { series_instance_uid: Uid, reason: String },
 }
 
@@ -61,7 +61,7 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
                 write(&outcome, &out, order.dump_masks)?;
                 processed.push(Processed::Done {
                     out,
-                    report: outcome.report,
+                    report: Box::new(outcome.report),
                 });
             }
             Err(PipelineError::Refused(reason)) => {
@@ -76,15 +76,21 @@ pub fn run(order: &Order<'_>, engines: &mut Engines, progress: &dyn Progress) ->
     Ok(processed)
 }
 
-/// Names → rows of the anatomy table, `all` or none meaning the whole bank.
+/// Names → rows of the anatomy table, `all` or none meaning the whole bank; what is computed must be named beside it.
 pub fn wanted(names: &[String], engines: &Engines) -> anyhow::Result<Vec<&'static Structure>> {
-    if names.is_empty() || names.iter().any(|name| name == "all") {
-        return Ok(engines.localiser.bank.structures());
+    let all = names.is_empty() || names.iter().any(|name| name == "all");
+    let mut wanted = if all {
+        engines.localiser.bank.structures()
+    } else {
+        Vec::new()
+    };
+    for name in names.iter().filter(|name| *name != "all") {
+        let structure = structure::by_name(name).with_context(|| format!("no structure is called {name:?}"))?;
+        if !wanted.contains(&structure) {
+            wanted.push(structure);
+        }
     }
-    names
-        .iter()
-        .map(|name| structure::by_name(name).with_context(|| format!("no structure is called {name:?}")))
-        .collect()
+    Ok(wanted)
 }
 
 /// Seeded by what goes in, so that the same input and models give the same objects.

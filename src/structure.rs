@@ -37,6 +37,25 @@ pub enum Linking {
     Sections,
 }
 
+/// What a structure is to a planning system, and how we come by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Located and outlined by the networks.
+    Organ,
+    /// The patient's outer surface: computed from the image, and only when it is asked for by name.
+    External,
+}
+
+impl Role {
+    /// RT ROI Interpreted Type (PS3.3 C.8.8.8.1).
+    pub const fn interpreted_type(self) -> &'static str {
+        match self {
+            Self::Organ => "ORGAN",
+            Self::External => "EXTERNAL",
+        }
+    }
+}
+
 /// One row of the anatomy table.
 #[derive(Debug, PartialEq)]
 pub struct Structure {
@@ -47,8 +66,7 @@ pub struct Structure {
     pub category: Code,
     pub kind: Code,
     pub laterality: Option<Code>,
-    /// RT ROI Interpreted Type (3006,00A4).
-    pub interpreted_type: &'static str,
+    pub role: Role,
     /// sRGB, the same in SEG, RTSTRUCT and pictures.
     pub colour: [u8; 3],
     pub window: Window,
@@ -97,7 +115,7 @@ const fn row(
         category: ANATOMICAL_STRUCTURE,
         kind,
         laterality,
-        interpreted_type: "ORGAN",
+        role: Role::Organ,
         colour,
         window,
         pieces,
@@ -146,7 +164,13 @@ pub const STRUCTURES: &[Structure] = &[
     row(["eye_left", "Eye_L"], sct("81745001", "Eye"), LEFT, SOFT, [180, 180, 255]),
     row(["eye_right", "Eye_R"], sct("81745001", "Eye"), RIGHT, SOFT, [130, 130, 220]),
     row(["mandible", "Bone_Mandible"], sct("91609006", "Mandible"), MID, BONE_RAGGED, [205, 210, 205]),
+    Structure { role: Role::External, ..row(["external", "External"], sct("38266002", "Entire body"), MID, SOFT, [0, 255, 130]) },
 ];
+
+/// What the networks look for: all but what is computed.
+pub fn sought() -> impl Iterator<Item = &'static Structure> {
+    STRUCTURES.iter().filter(|s| s.role == Role::Organ)
+}
 
 /// Looks a structure up by its name.
 pub fn by_name(name: &str) -> Option<&'static Structure> {
@@ -217,6 +241,14 @@ mod tests {
                 assert_eq!((other.kind, other.window, other.linking), (s.kind, s.window, s.linking));
             }
         }
+    }
+
+    #[test]
+    fn the_body_is_computed_and_everything_else_sought() {
+        let external = by_name("external").unwrap();
+        assert_eq!(external.role.interpreted_type(), "EXTERNAL");
+        assert_eq!(sought().count(), STRUCTURES.len() - 1);
+        assert!(sought().all(|s| s.role.interpreted_type() == "ORGAN"));
     }
 
     #[test]

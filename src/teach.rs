@@ -2,19 +2,25 @@
 
 use crate::geometry::{Box3, Grid, Vec3};
 use crate::inference::runtime::InferenceError;
+use crate::labels::names;
 use crate::localise::bank::{Bank, Cubes, Landmark, Part, Pattern, Template};
 use crate::localise::canonical::Observation;
-use crate::localise::{Face, Localiser, Section, coarse};
+use crate::localise::{self, Face, Finding, Localiser, Located, Section, coarse};
+use crate::mask::Mask;
 use crate::nifti::NiftiError;
+use crate::progress::Silent;
 use crate::structure;
 use crate::volume::Volume;
 use ndarray::Array3;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Thickness of the parts derived from masks, millimetres.
 const SECTION_MM: f64 = 15.0;
+/// A structure this far from where the bank expects it most likely bears the wrong name: kidneys, lungs and the like lie further
+/// apart, and the localiser errs by less.
+pub const FAR_MM: f64 = 40.0;
 /// Fewer voxels than this are a speck, not a structure.
 const MIN_VOXELS: usize = 20;
 /// Larger label files are no points file.
@@ -140,7 +146,7 @@ pub fn read_points(path: &Path) -> Result<Placed, TeachError> {
 pub fn template(observation: &Observation, placed: &Placed) -> Result<Template, TeachError> {
     let mut patterns = BTreeMap::new();
     for (name, structure) in &placed.structures {
-        if structure::by_name(name).is_none() {
+        if !structure::sought().any(|s| s.name == name) {
             return Err(TeachError::Input(format!(
                 "{}: no structure is called `{name}`",
                 placed.volume
@@ -341,30 +347,99 @@ pub fn label_names(volume: &Path) -> Result<BTreeMap<u16, String>, TeachError> {
     Ok(names.labels)
 }
 
-/// Our structure for a label name of another tool (TotalSegmentator's spelling); lobes of a lung are parts of it.
+/// Our structure for a label's name; lobes of a lung are parts of it.
 pub fn structure_of_label(label: &str) -> Option<&'static str> {
-    let renamed = match label {
-        "lung_upper_lobe_left" | "lung_lower_lobe_left" => "lung_left",
-        "lung_upper_lobe_right" | "lung_middle_lobe_right" | "lung_lower_lobe_right" => "lung_right",
-        "vertebrae_T5" => "vertebra_T5",
-        "vertebrae_T10" => "vertebra_T10",
-        "vertebrae_L1" => "vertebra_L1",
-        "vertebrae_L3" => "vertebra_L3",
-        other => other,
+    names::by_name(label).ok().map(|known| known.structure.name)
+}
+
+/// Points from masks on the grid of the CT; specks are left out.
+pub fn points_of_masks(grid: &Grid, masks: &[Mask]) -> BTreeMap<String, PlacedStructure> {
+    let enough = masks.iter().filter(|mask| mask.voxel_count() >= MIN_VOXELS);
+    let points = |mask: &Mask| {
+        let voxels: Vec<[usize; 3]> = mask.indices().collect();
+        (mask.structure.name.to_owned(), points_of_voxels(grid, &voxels))
     };
-    structure::by_name(renamed).map(|s| s.name)
+    enough.map(points).collect()
+}
+
+/// How far a structure lies from where the templates of other cases expect it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checked {
+    pub structure: String,
+    /// Between the middles of the boxes; `None` when the templates do not find it.
+    pub distance_mm: Option<f64>,
+    /// Farther than [`FAR_MM`]: most likely it bears the wrong name or side.
+    pub far: bool,
+    /// In words.
+    pub said: String,
+}
+
+/// Looks for the structures of a case with the templates of all others, to catch swapped names and sides before they are taught.
+pub fn check(localiser: &Localiser, observation: &Observation, placed: &Placed) -> Vec<Checked> {
+    let mut bank = localiser.bank.clone();
+    bank.templates.remove(&placed.volume);
+    let wanted = bank.structures();
+    let found = match wanted.is_empty() {
+        true => None,
+        false => localise::find(observation, &bank, &wanted, localiser.thresholds(), &Silent),
+    };
+    let found = found.unwrap_or_default();
+    let boxed = placed
+        .structures
+        .iter()
+        .filter_map(|(name, s)| Some((name, s.bounds()?)));
+    boxed.map(|(name, bounds)| checked(name, &bounds, &found)).collect()
+}
+
+fn checked(name: &str, bounds: &Box3, found: &[Finding]) -> Checked {
+    let own = found.iter().find(|finding| finding.structure().name == name);
+    let distance = |located: &Located| bounds.middle().distance_mm(located.bounds.middle());
+    let distance_mm = own.and_then(Finding::located).map(distance);
+    let said = match (own, distance_mm) {
+        (None, _) => "new to the bank".into(),
+        (Some(Finding::NotFound { reason, .. }), _) => format!("not found with the other templates: {reason}"),
+        (_, Some(mm)) if mm > FAR_MM => {
+            let near = |located: &&Located| distance(located) <= FAR_MM;
+            let others = found.iter().filter_map(Finding::located).filter(near);
+            let other = others.min_by(|a, b| distance(a).total_cmp(&distance(b)));
+            let hint = other
+                .map(|o| format!("; it lies where {} is expected", o.structure.name))
+                .unwrap_or_default();
+            format!("{mm:.0} mm from where the other templates find it{hint}")
+        }
+        (_, mm) => format!(
+            "{:.0} mm from where the other templates find it",
+            mm.unwrap_or_default()
+        ),
+    };
+    Checked {
+        structure: name.to_owned(),
+        distance_mm,
+        far: distance_mm.is_some_and(|mm| mm > FAR_MM),
+        said,
+    }
 }
 
 /// Adds a template, or replaces the one of the same id, and writes the bank whole.
 pub fn add(bank_path: &Path, localiser: &mut Localiser, ct: &Volume, placed: &Placed) -> Result<(), TeachError> {
+    let observation = localiser.observe(ct)?;
+    add_observed(bank_path, localiser, &observation, placed)
+}
+
+/// The same from a volume that was observed already.
+pub fn add_observed(
+    bank_path: &Path,
+    localiser: &Localiser,
+    observation: &Observation,
+    placed: &Placed,
+) -> Result<(), TeachError> {
     if placed.structures.is_empty() {
         return Err(TeachError::Input(format!(
             "{}: no structure is placed on it",
             placed.volume
         )));
     }
-    let observation = localiser.observe(ct)?;
-    let template = template(&observation, placed)?;
+    let template = template(observation, placed)?;
     let mut bank = match bank_path.try_exists() {
         Ok(false) => Bank::default(),
         _ => Bank::read(bank_path)?,

@@ -4,11 +4,14 @@
 
 use crate::config::Config;
 use crate::dicom::header::Instance;
+use crate::dicom::uid::Uid;
 use crate::dispatch;
-use crate::job::{Job, JobId, KeptResult, Outcome as Ending, Summary};
+use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome as Ending, Parcel, Summary};
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
 use crate::process;
 use crate::progress::Progress;
+use crate::results::notice::{self, Notice};
+use crate::results::{Identity, ResultObject};
 use crate::series::Requirements;
 use crate::store::{Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
@@ -199,9 +202,61 @@ impl Lane {
             }
             PipelineError::Cancelled => Ending::Refunded,
         };
-        let state = self.store.end(job, &ending, now)?;
+        let is_last = match &ending {
+            Ending::Refused(_) | Ending::GaveUp(_) => true,
+            Ending::Stumbled { .. } => job.attempts >= MAX_ATTEMPTS,
+            Ending::Refunded => false,
+        };
+        let notice = if is_last {
+            self.notice(job, &error.to_string())
+        } else {
+            Ok(None)
+        };
+        let state = match notice {
+            Ok(Some((kept, parcels))) => self.store.end_with(job, &ending, Some((&kept, &parcels)), now)?,
+            Ok(None) => self.store.end(job, &ending, now)?,
+            Err(problem) => {
+                let state = self.store.end(job, &ending, now)?;
+                tracing::error!(problem, "no notice could be written");
+                self.store
+                    .note(job.id, &format!("no notice could be written: {problem}"), now)?;
+                state
+            }
+        };
         tracing::warn!(%state, reason = %error, "job ended without results");
+        (self.kept)();
         Ok(())
+    }
+
+    /// Keeps a notice of why the series came to nothing, if the protocol wants one and somebody is to get it.
+    fn notice(&self, job: &Job, reason: &str) -> Result<Option<(KeptResult, Vec<Parcel>)>, String> {
+        let protocol = self.config.protocol(job.protocol.as_deref().unwrap_or_default());
+        let Some((protocol, kind)) = protocol.and_then(|p| Some((p, notice::kind(&p.notice)?))) else {
+            return Ok(None);
+        };
+        if protocol.send_to.is_empty() {
+            return Ok(None);
+        }
+        let instances = self.store.job_instances(job.id).map_err(|error| error.to_string())?;
+        let readable = instances.iter().find_map(|stored| Instance::read(&stored.path).ok());
+        // One UID never stands for two contents: another reason is another notice.
+        let identity = Identity {
+            uid_seed: Uid::derived(&[&job.identity.uid_seed, "notice", reason]).to_string(),
+            ..job.identity.clone()
+        };
+        let notice = Notice {
+            instance: &readable.ok_or("no instance of the series can be read")?,
+            identity: &identity,
+            reason,
+        };
+        let object = (kind.write)(&notice).map_err(|error| error.to_string())?;
+        let dir = self.store.results_dir(job.id);
+        let kept = std::fs::create_dir_all(&dir)
+            .and_then(|()| keep_object(&dir, &object))
+            .and_then(|kept| sync_with_parent(&dir).map(|()| kept))
+            .map_err(|error| format!("{}: {error}", dir.display()))?;
+        let parcels = dispatch::to_all(protocol, &kept.kind);
+        Ok(Some((kept, parcels)))
     }
 }
 
@@ -246,29 +301,37 @@ impl Progress for JobWatch<'_> {
 /// Writes the objects, the picture and the report durably: temporary file, fsync, rename, then the directory.
 fn keep_files(dir: &Path, outcome: &Outcome) -> std::io::Result<Vec<KeptResult>> {
     std::fs::create_dir_all(dir)?;
-    let mut kept = Vec::new();
-    for object in &outcome.objects {
-        let path = dir.join(format!("{}.dcm", object.key));
-        put_durably(&path, &object.part10)?;
-        kept.push(KeptResult {
-            kind: object.key.clone(),
-            sop_class_uid: object.sop_class_uid.clone(),
-            sop_instance_uid: object.sop_instance_uid.clone(),
-            transfer_syntax_uid: object.transfer_syntax_uid.clone(),
-            path,
-            sha256: Sha256::digest(&object.part10)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        });
-    }
+    let kept = outcome
+        .objects
+        .iter()
+        .map(|object| keep_object(dir, object))
+        .collect::<Result<Vec<_>, _>>()?;
     put_durably(&dir.join("picture.png"), &outcome.picture)?;
     put_durably(&dir.join("report.json"), &serde_json::to_vec_pretty(&outcome.report)?)?;
-    std::fs::File::open(dir)?.sync_all()?;
-    if let Some(parent) = dir.parent() {
-        std::fs::File::open(parent)?.sync_all()?;
-    }
+    sync_with_parent(dir)?;
     Ok(kept)
+}
+
+fn keep_object(dir: &Path, object: &ResultObject) -> std::io::Result<KeptResult> {
+    let path = dir.join(format!("{}.dcm", object.key));
+    put_durably(&path, &object.part10)?;
+    Ok(KeptResult {
+        kind: object.key.clone(),
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+        path,
+        sha256: Sha256::digest(&object.part10)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+    })
+}
+
+fn sync_with_parent(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()?;
+    dir.parent()
+        .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
 }
 
 fn put_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! `medlsamd evaluate`: how well organs are found and outlined, against labels and against points placed by eye.
 
-use crate::cli::{print, template};
+use crate::cli::labels::{self, Ct};
+use crate::cli::print;
 use crate::config::Config;
 use crate::engines;
 use crate::evaluate::ablation::{Tally, VARIANTS, Worth};
@@ -27,9 +28,12 @@ pub struct Args {
     /// A CT (NIfTI file or DICOM folder) of known structures; as many as there are --labels
     #[arg(long, value_name = "PATH", requires = "labels")]
     ct: Vec<PathBuf>,
-    /// What it shows: a label NIfTI with `labels.json` beside it, or a points JSON
-    #[arg(long, value_name = "FILE", requires = "ct")]
+    /// What it shows: an RTSTRUCT or SEG of it, a folder of them, a label NIfTI with `labels.json` beside it, or a points JSON
+    #[arg(long, value_name = "PATH", requires = "ct")]
     labels: Vec<PathBuf>,
+    /// Take a region of an RTSTRUCT or SEG for this structure, or for none; #3 is the region of number 3
+    #[arg(long = "as", value_name = "REGION=STRUCTURE")]
+    by_hand: Vec<String>,
     /// Points files of the bank's templates: each volume is judged by the other patients' templates
     #[arg(long, value_name = "DIR", requires = "ct_dir")]
     leave_one_out: Option<PathBuf>,
@@ -142,11 +146,13 @@ pub fn run(config: &Config, args: &Args, json: bool) -> Result<(), Exit> {
 impl Bench<'_> {
     fn judge(&mut self, order: Order, progress: &dyn Progress) -> Result<(), Exit> {
         let cancelled = || Exit::Failed("cancelled".into());
-        let volume = template::read_ct(&order.ct)?;
+        let ct = Ct::read(&order.ct)?;
         let truth = match order.known {
             Known::Points(truth) => truth,
-            Known::Labels(path) => labelled(&order.id, &volume, &path)?,
+            Known::Labels(path) if labels::is_dicom(&path) => self.drawn(&order.id, &ct, &path)?,
+            Known::Labels(path) => labelled(&order.id, &ct.volume, &path)?,
         };
+        let volume = ct.volume;
         let started = Instant::now();
         let observation = self.localiser.observe(&volume)?;
         let bank = truth.others(&self.localiser.bank);
@@ -185,6 +191,18 @@ impl Bench<'_> {
         }
         self.rows.append(&mut rows);
         Ok(())
+    }
+
+    /// The truth of RTSTRUCT and SEG files; what they leave out is said, because it is not judged.
+    fn drawn(&self, id: &str, ct: &Ct, path: &Path) -> Result<Truth, Exit> {
+        let taken = labels::read(path, ct, &self.args.by_hand)?.taken;
+        for fact in taken.facts.iter().filter(|fact| fact.structure.is_none()) {
+            eprintln!("{id}: {:?} is not judged: {}", fact.name, fact.remarks.join("; "));
+        }
+        let mut truth = Truth::of_masks(id, &ct.volume.grid, taken.masks);
+        // A template made of this very CT would flatter the bank.
+        truth.without.extend(ct.series.as_ref().map(labels::case_id));
+        nothing_known(truth, path)
     }
 
     fn worth(&self) -> Vec<Worth> {
@@ -286,7 +304,10 @@ fn labelled(id: &str, volume: &Volume, path: &Path) -> Result<Truth, Exit> {
     let names = teach::label_names(path).map_err(|error| Exit::Usage(error.to_string()))?;
     let (grid, labels) = nifti::read_labels(path).map_err(|error| Exit::Failed(error.to_string()))?;
     let labels = truth::onto(&volume.grid, &grid, labels);
-    let truth = Truth::of_labels(id, &volume.grid, &labels, &names);
+    nothing_known(Truth::of_labels(id, &volume.grid, &labels, &names), path)
+}
+
+fn nothing_known(truth: Truth, path: &Path) -> Result<Truth, Exit> {
     if truth.masks.is_empty() {
         return Err(Exit::Failed(format!(
             "{} labels nothing that we know and that lies in the CT",
@@ -300,8 +321,10 @@ fn wanted(names: &[String], localiser: &Localiser) -> Result<Vec<&'static Struct
     if names.is_empty() {
         return Ok(localiser.bank.structures());
     }
-    let row =
-        |name: &String| structure::by_name(name).ok_or_else(|| Exit::Usage(format!("no structure is called {name:?}")));
+    let row = |name: &String| {
+        let sought = structure::sought().find(|s| s.name == name);
+        sought.ok_or_else(|| Exit::Usage(format!("no structure that can be located is called {name:?}")))
+    };
     names.iter().map(row).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The command line: parse, dispatch, exit code. Commands and codes are the contract that scripts rely on.
 
 mod evaluate;
+mod labels;
 mod jobs;
 mod models;
 mod process;

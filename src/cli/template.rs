@@ -1,18 +1,16 @@
 //! `medlsamd template`: teach a structure from contoured cases.
 
+use crate::cli::labels::{self, Ct};
 use crate::cli::print;
 use crate::config::Config;
 use crate::engines;
 use crate::exit::Exit;
+use crate::labels::take::Taken;
 use crate::localise::Localiser;
 use crate::localise::bank::{Bank, Template};
 use crate::nifti;
-use crate::process;
-use crate::progress::Silent;
-use crate::series::{self, Requirements};
 use crate::table;
-use crate::teach::{self, Placed};
-use crate::volume::{self, Volume};
+use crate::teach::{self, Checked, Placed};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -32,9 +30,16 @@ pub struct Add {
     /// The CT: a NIfTI file or a DICOM folder
     #[arg(long, value_name = "PATH")]
     ct: PathBuf,
-    /// Where its structures are: a label NIfTI with its `labels.json` beside it, or a points JSON
-    #[arg(long, value_name = "FILE")]
+    /// Where its structures are: an RTSTRUCT or SEG of this CT, a folder of them, a label NIfTI with its `labels.json` beside
+    /// it, or a points JSON
+    #[arg(long, value_name = "PATH")]
     labels: PathBuf,
+    /// Take a region of an RTSTRUCT or SEG for this structure, or for none; #3 is the region of number 3
+    #[arg(long = "as", value_name = "REGION=STRUCTURE")]
+    by_hand: Vec<String>,
+    /// Add the case even where a structure lies far from where the other templates find it
+    #[arg(long)]
+    anyway: bool,
     /// Name of the case in the bank; choose one that identifies nobody
     #[arg(long)]
     id: Option<String>,
@@ -94,8 +99,13 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
 }
 
 fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), Exit> {
-    let ct = read_ct(&case.ct)?;
-    let mut placed = read_labels(&case.labels)?;
+    let ct = Ct::read(&case.ct)?;
+    let (mut placed, taken) = if labels::is_dicom(&case.labels) {
+        let (placed, taken) = read_dicom(case, &ct)?;
+        (placed, Some(taken))
+    } else {
+        (read_labels(&case.labels)?, None)
+    };
     if let Some(id) = &case.id {
         placed.volume = id.clone();
     }
@@ -107,36 +117,63 @@ fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), 
         Bank::default()
     };
     let mut localiser = Localiser::load(&runtime, manifest, bank)?;
-    teach::add(bank_path, &mut localiser, &ct, &placed)?;
+    let observation = localiser.observe(&ct.volume)?;
+    let checks = teach::check(&localiser, &observation, &placed);
+    let far: Vec<&str> = checks.iter().filter(|c| c.far).map(|c| c.structure.as_str()).collect();
+    let added = far.is_empty() || case.anyway;
+    if added {
+        teach::add_observed(bank_path, &localiser, &observation, &placed)?;
+    }
     let names: Vec<&str> = placed.structures.keys().map(String::as_str).collect();
-    let facts = serde_json::json!({ "id": placed.volume, "structures": names });
-    print(json, &facts, || format!("{}: {}\n", placed.volume, names.join(", ")));
-    Ok(())
+    let facts = serde_json::json!({
+        "id": placed.volume,
+        "structures": names,
+        "regions": taken.as_ref().map(|taken| &taken.facts),
+        "check": checks,
+        "added": added,
+    });
+    print(json, &facts, || {
+        let regions = taken.as_ref().map(labels::shown).unwrap_or_default();
+        let row = |c: &Checked| vec![c.structure.clone(), c.said.clone()];
+        let checks: Vec<Vec<String>> = checks.iter().map(row).collect();
+        let checks = table::render(&["structure", "check"], &checks);
+        format!("{regions}{checks}{}: {}\n", placed.volume, names.join(", "))
+    });
+    if added {
+        return Ok(());
+    }
+    Err(Exit::Failed(format!(
+        "nothing was added: {} lie more than {:.0} mm from where the other templates find them. Are names and sides right? \
+         Map regions with --as \"REGION=structure\", or add the case as it is with --anyway",
+        far.join(", "),
+        teach::FAR_MM
+    )))
 }
 
-/// A NIfTI file, or a folder with one DICOM series.
-pub fn read_ct(path: &Path) -> Result<Volume, Exit> {
-    if path.is_file() {
-        return nifti::read_ct(path).map_err(|error| Exit::Failed(error.to_string()));
-    }
-    let mut series = process::collect(&[path.to_path_buf()])?;
-    if series.len() != 1 {
-        return Err(Exit::Usage(format!(
-            "{} holds {} series; give one",
-            path.display(),
-            series.len()
+fn read_dicom(case: &Add, ct: &Ct) -> Result<(Placed, Taken), Exit> {
+    let labels::Read { taken, made_by } = labels::read(&case.labels, ct, &case.by_hand)?;
+    let structures = teach::points_of_masks(&ct.volume.grid, &taken.masks);
+    if structures.is_empty() {
+        return Err(Exit::Failed(format!(
+            "{}no region is a structure that we know; map one with --as \"REGION=structure\"",
+            labels::shown(&taken)
         )));
     }
-    let instances = series.pop_first().map(|(_, instances)| instances).unwrap_or_default();
-    let series = series::assemble(
-        instances,
-        &Requirements {
-            min_slices: 2,
-            min_extent_mm: 1.0,
-        },
-    )
-    .map_err(|rejection| Exit::Failed(rejection.to_string()))?;
-    volume::reconstruct(&series, &Silent).map_err(|error| Exit::Failed(error.to_string()))
+    let placed = Placed {
+        volume: ct.series.as_ref().map(labels::case_id).unwrap_or_default(),
+        made_by,
+        structures,
+        ..on_site()
+    };
+    Ok((placed, taken))
+}
+
+fn on_site() -> Placed {
+    Placed {
+        source: "added on site".into(),
+        licence: "not for distribution".into(),
+        ..Placed::default()
+    }
 }
 
 /// A points JSON, or a label NIfTI with `labels.json` (`{"labels": {"1": "spleen", …}}`) beside it.
@@ -153,10 +190,8 @@ fn read_labels(path: &Path) -> Result<Placed, Exit> {
         .map(|name| name.to_string_lossy().into_owned());
     Ok(Placed {
         volume: volume.unwrap_or_default(),
-        source: "added on site".into(),
-        licence: "not for distribution".into(),
         made_by: "from the label volume given".into(),
         structures,
-        ..Placed::default()
+        ..on_site()
     })
 }

@@ -127,6 +127,9 @@ pub struct Watch {
     pub folders: Vec<PathBuf>,
 }
 
+/// What `notice` says when nobody wants one.
+pub const NO_NOTICE: &str = "none";
+
 /// Which series get which structures, and where the results go. The first protocol that matches wins.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,6 +145,9 @@ pub struct Protocol {
     /// Destination names.
     #[serde(default)]
     pub send_to: Vec<String>,
+    /// What the destinations get when a series comes to nothing: `none`, or a form of notice, `sc` or `sr`.
+    #[serde(default = "default_notice")]
+    pub notice: String,
     /// Higher runs first.
     #[serde(default)]
     pub priority: i64,
@@ -159,6 +165,7 @@ impl Default for Protocol {
             structures: vec!["all".into()],
             results: default_results(),
             send_to: Vec::new(),
+            notice: default_notice(),
             priority: 0,
             min_slices: default_min_slices(),
             min_extent_mm: default_min_extent_mm(),
@@ -168,6 +175,9 @@ impl Default for Protocol {
 
 fn default_results() -> Vec<String> {
     vec!["seg".into(), "rtstruct".into()]
+}
+fn default_notice() -> String {
+    NO_NOTICE.into()
 }
 fn default_min_slices() -> usize {
     20

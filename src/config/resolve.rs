@@ -1,6 +1,6 @@
 //! Written → typed and checked.
 
-use crate::config::{Destination, Protocol, Written};
+use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::{self, Profile};
@@ -79,7 +79,7 @@ impl Config {
         check_numbers(&written, &mut problems);
         check_peers(&written, &mut problems);
         let routes = check_destinations(&written, &mut problems);
-        check_protocols(&written, &mut problems);
+        check_protocols(&written, &routes, &mut problems);
         match ae_title {
             Some(ae_title) if problems.is_empty() => Ok(Self {
                 written,
@@ -357,9 +357,13 @@ fn profiles(written: &Written, problems: &mut Vec<Problem>) -> BTreeMap<String, 
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         {
-            complain("", "not a name".into(), "lower-case letters, digits and _");
+            complain("name", "not a name".into(), "lower-case letters, digits and _");
         }
-        for kind in profile.takes.iter().filter(|kind| results::kind(kind).is_none()) {
+        for kind in profile
+            .takes
+            .iter()
+            .filter(|kind| !results::names().contains(&kind.as_str()))
+        {
             complain(
                 "takes",
                 format!("no result is called {kind:?}"),
@@ -409,7 +413,7 @@ fn first_alike(profiles: &BTreeMap<String, Profile>, profile: &Profile) -> Strin
     }
 }
 
-fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
+fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Problem>) {
     let mut names = BTreeSet::new();
     for (n, protocol) in written.protocol.iter().enumerate() {
         let mut complain = |key: &str, problem: String, hint: &str| {
@@ -436,23 +440,44 @@ fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
                 "`medlsamd template list` shows the names",
             );
         }
-        for kind in protocol.results.iter().filter(|kind| results::kind(kind).is_none()) {
+        for kind in protocol
+            .results
+            .iter()
+            .filter(|kind| !results::names().contains(&kind.as_str()))
+        {
             complain(
                 "results",
                 format!("no result is called {kind:?}"),
                 &results::names().join(", "),
             );
         }
-        for name in protocol
-            .send_to
-            .iter()
-            .filter(|name| !written.destination.iter().any(|d| d.name == **name))
-        {
+        if protocol.notice != NO_NOTICE && results::notice::kind(&protocol.notice).is_none() {
             complain(
-                "send_to",
-                format!("no destination is called {name:?}"),
-                "add a [[destination]] of that name",
+                "notice",
+                format!("no notice is called {:?}", protocol.notice),
+                "none, sc or sr",
             );
+        }
+        for name in &protocol.send_to {
+            let Some(route) = routes.iter().find(|route| route.name == *name) else {
+                if !written.destination.iter().any(|d| d.name == *name) {
+                    let hint = "add a [[destination]] of that name";
+                    complain("send_to", format!("no destination is called {name:?}"), hint);
+                }
+                continue;
+            };
+            if !protocol
+                .results
+                .iter()
+                .any(|result| route.profile.takes.contains(result))
+            {
+                let takes = route.profile.takes.join(", ");
+                complain(
+                    "send_to",
+                    format!("{name} takes {takes}, none of which is among the results"),
+                    "add one to results, or give the destination another profile",
+                );
+            }
         }
     }
 }
@@ -460,6 +485,7 @@ fn check_protocols(written: &Written, problems: &mut Vec<Problem>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::profile::SegEncoding;
 
     #[test]
     fn the_example_is_fine_and_every_problem_is_reported_at_once() {
@@ -483,13 +509,61 @@ mod tests {
     }
 
     #[test]
+    fn a_site_can_add_a_profile_and_alike_receivers_share_their_objects() {
+        let mut written = Written::example();
+        let own = Profile {
+            seg: SegEncoding::Auto,
+            ..profile::built_in()["eclipse"].clone()
+        };
+        written.profile.insert("our_tps".into(), own);
+        written.destination[0].profile = "our_tps".into();
+        let config = Config::resolve(written.clone()).unwrap();
+        assert_eq!(config.routes[0].profile.seg, SegEncoding::Auto);
+        // Eclipse's style is the generic one.
+        assert_eq!(config.routes[0].style, results::GENERIC);
+
+        written.destination[0].profile = "elsewhere".into();
+        let seg_only = vec!["seg".to_owned()];
+        let tps = Profile {
+            takes: vec!["rtstruct".into(), "film".into()],
+            ..Profile::default()
+        };
+        written.profile.insert("Our TPS".into(), tps);
+        written.destination.push(crate::config::Destination {
+            name: "TPS".into(),
+            profile: "eclipse".into(),
+            ..written.destination[0].clone()
+        });
+        written.protocol[0].results = seg_only;
+        written.protocol[0].send_to.push("TPS".into());
+        let problems = Config::resolve(written).unwrap_err();
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+        let expected = [
+            "profile.Our TPS.name",
+            "profile.Our TPS.takes",
+            "destination[0].profile",
+            "protocol[0].send_to",
+        ];
+        assert_eq!(keys, expected, "{problems:#?}");
+    }
+
+    #[test]
     fn all_unknown_keys_are_found_in_one_look() {
-        let text = "[dicom]\nae_titel=\"X\"\n[[peer]]\nae_title=\"A\"\nhost=\"any\"\nmay=[]\ncolour=1\n[nonsense]\na=1\n[[protocol]]\nname=\"x\"\nstructures=[]\nmatch={Foo=\"*\"}";
+        let text = "[dicom]\nae_titel=\"X\"\n[[peer]]\nae_title=\"A\"\nhost=\"any\"\nmay=[]\ncolour=1\n[nonsense]\na=1\n[[protocol]]\nname=\"x\"\nstructures=[]\nmatch={Foo=\"*\"}\n[profile.own]\ntake=[]\nstyle={hole=1,names={liver=\"Leber\"}}";
         let keys: Vec<String> = unknown_keys(text, Path::new("x"))
             .unwrap()
             .into_iter()
             .map(|p| p.key)
             .collect();
-        assert_eq!(keys, ["dicom.ae_titel", "nonsense", "peer.colour"]);
+        assert_eq!(
+            keys,
+            [
+                "dicom.ae_titel",
+                "nonsense",
+                "peer.colour",
+                "profile.own.style.hole",
+                "profile.own.take"
+            ]
+        );
     }
 }

@@ -6,7 +6,7 @@ use crate::localise::search::median;
 use crate::localise::verdict::Thresholds;
 use crate::localise::{Face, Located};
 use crate::mask::Mask;
-use crate::structure::{Linking, STRUCTURES, Structure};
+use crate::structure::{self, Linking, STRUCTURES, Structure};
 use crate::teach::{self, Placed, PlacedSection, PlacedStructure, Presence};
 use ndarray::{Array3, s};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ impl Truth {
         let placed = teach::points_of_labels(grid, labels, names);
         let masks = masks(labels, names);
         let mut presence = BTreeMap::new();
-        for structure in STRUCTURES {
+        for structure in structure::sought() {
             let is = match placed.get(structure.name) {
                 Some(placed) if placed.cut.is_empty() => Presence::Whole,
                 Some(_) => Presence::Cut,
@@ -43,6 +43,25 @@ impl Truth {
         Self {
             id: id.into(),
             presence,
+            placed,
+            masks,
+            without: BTreeSet::from([id.to_owned()]),
+        }
+    }
+
+    /// Of masks that somebody drew, on the grid of the CT. What was not drawn is not known.
+    pub fn of_masks(id: &str, grid: &Grid, masks: Vec<Mask>) -> Self {
+        let placed = teach::points_of_masks(grid, &masks);
+        let known = |mask: &Mask| {
+            let is = match placed.get(mask.structure.name)?.cut.is_empty() {
+                true => Presence::Whole,
+                false => Presence::Cut,
+            };
+            Some((mask.structure.name, is))
+        };
+        Self {
+            id: id.into(),
+            presence: masks.iter().filter_map(known).collect(),
             placed,
             masks,
             without: BTreeSet::from([id.to_owned()]),
@@ -68,7 +87,7 @@ impl Truth {
         };
         Self {
             id: placed.volume.clone(),
-            presence: STRUCTURES.iter().filter_map(known).collect(),
+            presence: structure::sought().filter_map(known).collect(),
             placed: placed.structures.clone(),
             masks: Vec::new(),
             without,

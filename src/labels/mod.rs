@@ -1,6 +1,7 @@
 //! RT Structure Sets and Segmentations of any maker → voxels of a CT.
 //!
-//! [`read`] understands the bytes, [`Labels::on`] holds them against a CT series, [`Placer::place`] gives one region's voxels.
+//! [`read`] understands the bytes, [`Labels::on`] holds them against a CT series, [`Placer::place`] gives one region's voxels;
+//! [`take::take`] does so for every region that is one of our structures, as [`names`] tells.
 //! Nothing here shares code with the writers in `results`: what they wrote is proven with what is read here.
 //!
 //! # Where a region lies
@@ -27,7 +28,11 @@ mod frames;
 mod plane;
 mod place;
 mod raster;
+mod moments;
+pub mod names;
+pub mod take;
 
+pub use crate::labels::moments::Moments;
 pub use crate::labels::place::{Placed, Placer};
 
 use crate::dicom::fields::{Fields, HeaderError};
@@ -39,6 +44,8 @@ use crate::labels::frames::Run;
 use crate::labels::plane::Plane;
 use crate::series::Series;
 
+/// What [`read`] understands.
+pub const SOP_CLASSES: [&str; 3] = [RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION];
 const RT_STRUCTURE_SET: &str = "1.2.840.10008.5.1.4.1.1.481.3";
 const SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.4";
 const LABEL_MAP_SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.7";

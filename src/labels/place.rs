@@ -3,6 +3,7 @@
 use crate::dicom::uid::Uid;
 use crate::geometry::{Grid, Vec3, dot, norm, sub};
 use crate::labels::frames::Run;
+use crate::labels::moments::{self, Moments};
 use crate::labels::plane::Plane;
 use crate::labels::raster;
 use crate::labels::{Contour, Labels, LabelsError, Piece, Region, Shape};
@@ -45,6 +46,8 @@ pub struct Placed {
     pub off_plane_mm: f64,
     /// Slices between the first and the last that show nothing of it.
     pub gaps: usize,
+    /// Of contours, what they enclose before it becomes voxels.
+    pub moments: Option<Moments>,
     /// What a person should know: what was passed over, left out or moved.
     pub notes: Vec<String>,
 }
@@ -222,7 +225,8 @@ impl<'a> Placer<'a> {
         }
     }
 
-    fn contours(&self, region: &Region, contours: &[Contour]) -> Result<Placed, LabelsError> {
+    /// Each contour on its slice, in pixels of it.
+    fn outlines(&self, region: &Region, contours: &[Contour]) -> Result<Painting<Outline>, LabelsError> {
         let mut painting = Painting::default();
         for (n, contour) in contours.iter().enumerate() {
             let what = || format!("contour {} of {}", n + 1, region.title());
@@ -254,6 +258,11 @@ impl<'a> Placer<'a> {
                 .collect();
             painting.on.entry(k).or_default().push(Outline { height, points });
         }
+        Ok(painting)
+    }
+
+    fn contours(&self, region: &Region, contours: &[Contour]) -> Result<Placed, LabelsError> {
+        let mut painting = self.outlines(region, contours)?;
         let dropped = self.keep_nearest(&mut painting);
         let mut notes = Vec::new();
         if dropped > 0 {
@@ -274,6 +283,10 @@ impl<'a> Placer<'a> {
         let size = |k: &usize| self.planes[*k].size;
         let window = |(k, all): (&usize, &Vec<Outline>)| bounds(all.iter().flat_map(|o| &o.points).copied(), size(k));
         let windows: Vec<Window> = painting.on.iter().filter_map(window).collect();
+        let mut enclosed = moments::Sum::default();
+        for (k, all) in &painting.on {
+            enclosed.add(*k, &all.iter().map(|outline| &outline.points[..]).collect::<Vec<_>>());
+        }
         let mut too_intricate = false;
         let exact = painting.off_plane_mm <= ON_SLICE_MM;
         let placed = self.paint(painting, &windows, "contours", |_, all, slice, offset| {
@@ -288,6 +301,7 @@ impl<'a> Placer<'a> {
         }
         Ok(Placed {
             exact,
+            moments: enclosed.finish(),
             notes: placed.notes.iter().cloned().chain(notes).collect(),
             ..placed
         })
@@ -434,6 +448,7 @@ impl<'a> Placer<'a> {
             exact: true,
             off_plane_mm: painting.off_plane_mm,
             gaps: 0,
+            moments: None,
             notes,
         };
         let (Some(first), Some(last)) = (painting.on.keys().next(), painting.on.keys().next_back()) else {

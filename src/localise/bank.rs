@@ -259,7 +259,7 @@ impl Bank {
     /// Names of the structures that at least one template holds.
     pub fn structures(&self) -> Vec<&'static Structure> {
         let held = |s: &&Structure| self.templates.values().any(|t| t.patterns.contains_key(s.name));
-        structure::STRUCTURES.iter().filter(held).collect()
+        structure::sought().filter(held).collect()
     }
 
     /// The patterns of a structure, with the ids of their templates.

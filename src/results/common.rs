@@ -1,15 +1,16 @@
 //! The modules every result shares, named as PS3.3 names them, and the patient's and study's attributes from the source.
 
 use crate::dicom::uid::Uid;
-use crate::results::dataset::{DataSet, Value};
+use crate::results::dataset::{self, DataSet, Value};
 use crate::results::header;
-use crate::results::{self, ResultError, Source};
-use crate::structure::Code;
+use crate::results::origin::Origin;
+use crate::results::{self, ResultError, ResultObject, Source};
+use crate::structure::{Code, Structure};
 use dicom::core::Tag;
 use dicom::dictionary_std::tags;
 
 pub(crate) const PRODUCT: &str = "medlsamd";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// PS3.16 CID 7202.
 pub(crate) const SOURCE_IMAGE: Code = Code {
@@ -136,28 +137,51 @@ pub(crate) struct Kind {
 
 /// Reads the first slice and writes the modules that all kinds share.
 pub(crate) fn begin(source: &Source<'_>, kind: &Kind) -> Result<Draft, ResultError> {
-    let instance = source
-        .series
-        .slices
-        .first()
-        .ok_or_else(|| ResultError::Content("the series has no slice".into()))?;
+    begin_at(&Origin::of(source)?, kind)
+}
+
+/// The same of an instance that need not belong to an assembled series.
+pub(crate) fn begin_at(origin: &Origin<'_>, kind: &Kind) -> Result<Draft, ResultError> {
     let wanted = [PATIENT, STUDY, CLINICAL_TRIAL, SCANNER, OTHERS].concat();
-    let first = header::read(&instance.path, &wanted)?;
+    let first = header::read(origin.path, &wanted)?;
     let mut draft = Draft {
         data: DataSet::default(),
         sop_class_uid: known_uid(kind.sop_class_uid),
-        sop_instance_uid: derived(source, &results::key(kind.name, source.profile), "instance"),
-        series_instance_uid: derived(source, &results::key(kind.name, source.profile), "series"),
+        sop_instance_uid: origin.sop_instance_uid(kind.name),
+        series_instance_uid: origin.series_instance_uid_of(kind.name),
         first,
     };
     patient(&mut draft);
-    general_study(&mut draft, source);
+    general_study(&mut draft, origin);
     clinical_trial(&mut draft);
-    general_series(&mut draft, source, kind);
-    frame_of_reference(&mut draft, source);
-    general_equipment(&mut draft.data, source);
-    sop_common(&mut draft, source);
+    general_series(&mut draft, origin, kind);
+    if let Some(uid) = origin.frame_of_reference_uid {
+        frame_of_reference(&mut draft, uid);
+    }
+    general_equipment(&mut draft.data, origin);
+    sop_common(&mut draft, origin);
     Ok(draft)
+}
+
+impl Draft {
+    /// The finished object, once every value fits into what Explicit VR can carry.
+    pub(crate) fn finish(self, kind: &Kind, origin: &Origin<'_>) -> Result<ResultObject, ResultError> {
+        check_uids(&self, origin)?;
+        if let Some((tag, length)) = self.data.too_long_for_explicit_vr() {
+            return Err(ResultError::Content(format!(
+                "{tag} holds {length} bytes, more than explicit VR can carry"
+            )));
+        }
+        Ok(ResultObject {
+            kind: kind.name,
+            key: results::key(kind.name, origin.profile),
+            part10: dataset::part10(&self.data, &self.sop_class_uid, &self.sop_instance_uid),
+            sop_class_uid: self.sop_class_uid,
+            sop_instance_uid: self.sop_instance_uid,
+            series_instance_uid: self.series_instance_uid,
+            transfer_syntax_uid: known_uid(dataset::EXPLICIT_VR_LITTLE_ENDIAN),
+        })
+    }
 }
 
 /// Read besides what is copied as it is.
@@ -173,6 +197,11 @@ const OTHERS: &[Tag] = &[
 /// A UID that the job's seed, the kind and the role decide: the same job writes the same objects.
 pub(crate) fn derived(source: &Source<'_>, kind: &str, role: &str) -> Uid {
     Uid::derived(&[PRODUCT, &source.identity.uid_seed, kind, role])
+}
+
+/// The UID that follows a structure through the objects of a job, the same in SEG and SR.
+pub(crate) fn tracking_uid(source: &Source<'_>, structure: &Structure) -> Uid {
+    derived(source, "tracking", structure.name)
 }
 
 /// A UID of the standard.
@@ -212,10 +241,8 @@ fn patient(draft: &mut Draft) {
         .for_each(|tag| draft.data.empty_unless_present(*tag));
 }
 
-fn general_study(draft: &mut Draft, source: &Source<'_>) {
-    draft
-        .data
-        .uid(tags::STUDY_INSTANCE_UID, &source.series.study_instance_uid);
+fn general_study(draft: &mut Draft, origin: &Origin<'_>) {
+    draft.data.uid(tags::STUDY_INSTANCE_UID, origin.study_instance_uid);
     copy(&draft.first, &mut draft.data, STUDY);
     STUDY_TYPE_2
         .iter()
@@ -235,8 +262,8 @@ fn clinical_trial(draft: &mut Draft) {
     }
 }
 
-fn general_series(draft: &mut Draft, source: &Source<'_>, kind: &Kind) {
-    let identity = source.identity;
+fn general_series(draft: &mut Draft, origin: &Origin<'_>, kind: &Kind) {
+    let identity = origin.identity;
     let source_number = draft
         .first
         .bytes(tags::SERIES_NUMBER)
@@ -255,12 +282,13 @@ fn general_series(draft: &mut Draft, source: &Source<'_>, kind: &Kind) {
     );
 }
 
-fn series_description(modality: &str, revision: u32) -> String {
+/// What viewers list a series under: what it is, and that a machine made it.
+pub(crate) fn series_description(what: &str, revision: u32) -> String {
     let replaces = match revision {
         0 | 1 => String::new(),
         n => format!(" (rev. {n}, supersedes {})", n - 1),
     };
-    clip(&format!("{modality}: AI-generated, not reviewed{replaces}"), 64)
+    clip(&format!("{what}: AI-generated, not reviewed{replaces}"), 64)
 }
 
 /// What an earlier result it replaces is called, or that it is made by a machine: for the 64-character descriptions.
@@ -271,27 +299,23 @@ pub(crate) fn content_description(source: &Source<'_>) -> String {
     }
 }
 
-fn frame_of_reference(draft: &mut Draft, source: &Source<'_>) {
-    draft
-        .data
-        .uid(tags::FRAME_OF_REFERENCE_UID, &source.series.frame_of_reference_uid);
+fn frame_of_reference(draft: &mut Draft, uid: &Uid) {
+    draft.data.uid(tags::FRAME_OF_REFERENCE_UID, uid);
     copy(&draft.first, &mut draft.data, &[tags::POSITION_REFERENCE_INDICATOR]);
     draft.data.empty_unless_present(tags::POSITION_REFERENCE_INDICATOR);
 }
 
 /// General Equipment (C.7.5.1) and Enhanced General Equipment (C.7.5.2). The device is this version with these models, so its
 /// UID and serial number follow from them.
-fn general_equipment(data: &mut DataSet, source: &Source<'_>) {
+fn general_equipment(data: &mut DataSet, origin: &Origin<'_>) {
     let mut versions = vec![format!("{PRODUCT} {VERSION}")];
     versions.extend(
-        source
+        origin
             .models
             .iter()
             .map(|m| clip(&format!("{} {}", m.name, m.version), 64)),
     );
-    let mut parts = vec![PRODUCT, VERSION];
-    parts.extend(source.models.iter().map(|m| m.sha256.as_str()));
-    let device = Uid::derived(&parts);
+    let device = origin.device_uid();
     let serial = device.as_str().trim_start_matches("2.25.");
     data.text(tags::MANUFACTURER, PRODUCT);
     data.text(tags::MANUFACTURER_MODEL_NAME, PRODUCT);
@@ -301,14 +325,14 @@ fn general_equipment(data: &mut DataSet, source: &Source<'_>) {
 }
 
 /// SOP Common (C.12.1).
-fn sop_common(draft: &mut Draft, source: &Source<'_>) {
+fn sop_common(draft: &mut Draft, origin: &Origin<'_>) {
     copy(&draft.first, &mut draft.data, &[tags::SPECIFIC_CHARACTER_SET]);
     let data = &mut draft.data;
     data.uid(tags::SOP_CLASS_UID, &draft.sop_class_uid);
     data.uid(tags::SOP_INSTANCE_UID, &draft.sop_instance_uid);
-    data.text(tags::INSTANCE_CREATION_DATE, &source.identity.content_date);
-    data.text(tags::INSTANCE_CREATION_TIME, &source.identity.content_time);
-    data.text(tags::INSTANCE_NUMBER, source.identity.revision.max(1).to_string());
+    data.text(tags::INSTANCE_CREATION_DATE, &origin.identity.content_date);
+    data.text(tags::INSTANCE_CREATION_TIME, &origin.identity.content_time);
+    data.text(tags::INSTANCE_NUMBER, origin.identity.revision.max(1).to_string());
     // Manufacturer is type 1 in an item of Contributing Equipment: no item for a scanner that does not name its maker.
     if draft
         .first
@@ -400,9 +424,12 @@ pub(crate) fn check_masks(source: &Source<'_>) -> Result<(), ResultError> {
 
 /// UIDs that must be distinct within and without the object.
 pub(crate) fn check_identity(draft: &Draft, source: &Source<'_>) -> Result<(), ResultError> {
+    check_uids(draft, &Origin::of(source)?)
+}
+
+fn check_uids(draft: &Draft, origin: &Origin<'_>) -> Result<(), ResultError> {
     let ours = [&draft.sop_instance_uid, &draft.series_instance_uid];
-    let series = source.series;
-    let taken = |uid: &Uid| *uid == series.series_instance_uid || *uid == series.study_instance_uid;
+    let taken = |uid: &Uid| uid == origin.series_instance_uid || uid == origin.study_instance_uid;
     if ours[0] == ours[1] || ours.iter().any(|uid| taken(uid)) {
         return Err(ResultError::Content(format!(
             "UID {} is used twice",

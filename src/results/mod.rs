@@ -3,15 +3,20 @@
 pub mod common;
 pub mod seg;
 pub mod rtstruct;
+pub mod sr;
+pub mod sc;
+pub mod notice;
 pub mod contour;
 pub mod picture;
 pub mod dump;
 pub mod style;
 pub mod profile;
+mod content;
 mod simplify;
 mod names;
 mod dataset;
 mod header;
+mod origin;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;
@@ -64,12 +69,14 @@ pub struct Source<'a> {
     /// `generic` or a destination profile's: part of every UID, because another style makes another object.
     pub profile: &'a str,
     pub style: &'a Style,
+    /// The kinds written of this run for this profile: an object may refer to another one only where that is written too.
+    pub kinds: &'a [&'static str],
 }
 
 /// A finished Part 10 object.
 #[derive(Clone, Debug)]
 pub struct ResultObject {
-    /// `seg`, `rtstruct`: the name in [`KINDS`].
+    /// `seg`, `rtstruct`, …: the name in [`KINDS`], or in [`notice::KINDS`].
     pub kind: &'static str,
     /// The name it is kept under: the kind, and the profile it was written for unless that is `generic`.
     pub key: String,
@@ -103,7 +110,21 @@ pub enum ResultError {
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
+    /// The kind that says the same in another encoding; a destination's profile chooses between them.
+    pub form_of: Option<&'static str>,
+    pub proven: Proven,
     pub write: fn(&Source<'_>) -> Result<ResultObject, ResultError>,
+}
+
+/// What the placement proof asks of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// It holds every voxel of every mask.
+    Exactly,
+    /// Contours, which a reader fills by its own rule.
+    Nearly,
+    /// It holds no voxels.
+    Nothing,
 }
 
 /// Every kind of result we can write; the configuration's `results`, the SCU's presentation contexts and `check` read this table.
@@ -111,17 +132,37 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "seg",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.4",
+        form_of: None,
+        proven: Proven::Exactly,
         write: seg::binary::write,
     },
     Kind {
         name: "labelmap",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.66.7",
+        form_of: Some("seg"),
+        proven: Proven::Exactly,
         write: seg::labelmap::write,
     },
     Kind {
         name: "rtstruct",
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.481.3",
+        form_of: None,
+        proven: Proven::Nearly,
         write: rtstruct::write,
+    },
+    Kind {
+        name: "sr",
+        sop_class_uid: sr::ENHANCED_SR_STORAGE,
+        form_of: None,
+        proven: Proven::Nothing,
+        write: sr::write,
+    },
+    Kind {
+        name: "sc",
+        sop_class_uid: sc::SECONDARY_CAPTURE_STORAGE,
+        form_of: None,
+        proven: Proven::Nothing,
+        write: sc::write,
     },
 ];
 
@@ -136,8 +177,8 @@ pub const NOTICE: &str = "notice-";
 pub fn names() -> Vec<&'static str> {
     KINDS
         .iter()
+        .filter(|kind| kind.form_of.is_none())
         .map(|kind| kind.name)
-        .filter(|name| *name != "labelmap")
         .collect()
 }
 

@@ -7,6 +7,7 @@ mod font;
 
 use crate::geometry::{Box3, Grid, PatientPoint, Vec3};
 use crate::mask::Mask;
+use crate::structure::Role;
 use crate::volume::Volume;
 
 /// Side of the square a plane is fitted into, pixels.
@@ -23,7 +24,6 @@ const HU_WHITE: f32 = 340.0;
 const FILL: f32 = 0.3;
 const WHITE: [u8; 3] = [235, 235, 235];
 
-/// An RGB image.
 /// A picture in sRGB, three bytes a pixel, row by row.
 #[derive(Clone, Debug, Default)]
 pub struct Sheet {
@@ -42,14 +42,29 @@ impl Sheet {
 
     /// Draws capitals of 10 × 14 pixels with their upper left corner at (x, y).
     fn write(&mut self, x: usize, y: usize, colour: [u8; 3], text: &str) {
+        self.letter(x, y, colour, 2, text);
+    }
+
+    /// Draws capitals of 5 × 7 dots, six dots apart, a dot being `dot` pixels wide.
+    pub(crate) fn letter(&mut self, x: usize, y: usize, colour: [u8; 3], dot: usize, text: &str) {
         for (n, letter) in text.chars().enumerate() {
             for (row, bits) in font::glyph(letter).iter().enumerate() {
                 for column in (0..5).filter(|column| bits >> (4 - column) & 1 == 1) {
-                    for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                        self.put(x + n * 12 + column * 2 + dx, y + row * 2 + dy, colour);
+                    for at in 0..dot * dot {
+                        let (dx, dy) = (at % dot, at / dot);
+                        self.put(x + (n * 6 + column) * dot + dx, y + row * dot + dy, colour);
                     }
                 }
             }
+        }
+    }
+
+    /// A black one.
+    pub(crate) fn blank(width: usize, height: usize) -> Self {
+        Self {
+            width,
+            height,
+            pixels: vec![0; width * height * 3],
         }
     }
 }
@@ -74,11 +89,7 @@ pub fn contact_sheet(volume: &Volume, masks: &[Mask]) -> Sheet {
 /// The same with the outlines of reference masks in white over them.
 pub fn comparison(volume: &Volume, masks: &[Mask], references: &[Mask]) -> Sheet {
     let (width, height) = (COLUMNS * CELL + LEGEND, ROWS * CELL);
-    let mut canvas = Sheet {
-        width,
-        height,
-        pixels: vec![0; width * height * 3],
-    };
+    let mut canvas = Sheet::blank(width, height);
     for (n, view) in views(volume, if masks.is_empty() { references } else { masks })
         .iter()
         .enumerate()
@@ -117,7 +128,12 @@ impl Sheet {
 /// Where the structures are, or the whole volume when there are none.
 fn region(grid: &Grid, masks: &[Mask]) -> Box3 {
     let mut region = Box3::EMPTY;
-    for mask in masks {
+    // The body is everywhere: levels are chosen by organs where there are any.
+    let organs = masks.iter().any(|mask| mask.structure.role == Role::Organ);
+    for mask in masks
+        .iter()
+        .filter(|mask| !organs || mask.structure.role == Role::Organ)
+    {
         let (k, j, i) = mask.voxels.dim();
         for corner in 0..8usize {
             let at = |axis: usize, size: usize| (mask.offset[axis] + (corner >> axis & 1) * (size - 1)) as f64;
@@ -192,7 +208,9 @@ fn draw(canvas: &mut Sheet, (x0, y0): (usize, usize), view: &View, volume: &Volu
         .collect();
     let mut colours: Vec<[f32; 3]> = places.iter().map(|voxel| [grey(volume, *voxel); 3]).collect();
     for mask in masks {
-        paint(&mut colours, &places, width, mask, (mask.structure.colour, FILL));
+        // A filled body would tint everything else.
+        let fill = if mask.structure.role == Role::Organ { FILL } else { 0.0 };
+        paint(&mut colours, &places, width, mask, (mask.structure.colour, fill));
     }
     for mask in references {
         paint(&mut colours, &places, width, mask, (WHITE, 0.0));

@@ -286,7 +286,7 @@ fn observation(n: usize, mask: &Mask) -> DataSet {
             code.code(tags::SEGMENTED_PROPERTY_TYPE_MODIFIER_CODE_SEQUENCE, side);
         }
     });
-    item.text(tags::RTROI_INTERPRETED_TYPE, mask.structure.interpreted_type);
+    item.text(tags::RTROI_INTERPRETED_TYPE, mask.structure.role.interpreted_type());
     item.text(tags::ROI_INTERPRETER, "");
     item
 }

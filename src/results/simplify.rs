@@ -77,7 +77,7 @@ fn choose(exact: &[Corner], near: f64) -> (Polygon, Vec<usize>) {
     let count = exact.len();
     let point = |place: usize| {
         let (a, b) = (exact[place / 2 % count], exact[(place / 2 + 1) % count]);
-        if place % 2 == 0 {
+        if place.is_multiple_of(2) {
             a
         } else {
             [(a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0]

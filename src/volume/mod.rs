@@ -1,5 +1,7 @@
 //! A series as Hounsfield units on its grid, and resampling to other grids.
 
+pub mod body;
+mod bits;
 mod pixels;
 mod resample;
 

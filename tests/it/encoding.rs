@@ -160,7 +160,7 @@ fn organs(series: &Series) -> Vec<Mask> {
             category: row.category,
             kind: row.kind,
             laterality: row.laterality,
-            interpreted_type: row.interpreted_type,
+            role: row.role,
             colour: row.colour,
             window: row.window,
             pieces: row.pieces,

@@ -127,7 +127,7 @@ pub fn many(count: usize) -> Vec<&'static Structure> {
             category: model.category,
             kind: model.kind,
             laterality: model.laterality,
-            interpreted_type: model.interpreted_type,
+            role: model.role,
             colour: model.colour,
             window: model.window,
             pieces: model.pieces,

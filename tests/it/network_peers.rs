@@ -1,7 +1,7 @@
 //! The wire with software that is not ours: dcmtk as sender and as destination, real CT series.
 
 use crate::support::data::series;
-use crate::support::peers::peer;
+use crate::support::peers::{Receiver, peer};
 use crate::support::shelf::{Server, dial};
 use dicom::object::{FileMetaTable, OpenFileOptions};
 use medlsamd::dicom::status::Status;
@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output};
 
 const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 const IMPLICIT: &str = "1.2.840.10008.1.2";
@@ -192,68 +191,24 @@ async fn each_object_has_its_own_answer() {
     server.stop().await;
 }
 
-/// dcmtk's storescp, ended when dropped.
-struct Storescp {
-    child: Child,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Drop for Storescp {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Storescp {
-    async fn start(options: &[&str]) -> Option<Self> {
-        let tool = peer("storescp")?;
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(tool);
-        command
-            .args(options)
-            .args(["+B", "-od"])
-            .arg(folder.path())
-            .arg(port.to_string());
-        command
-            .env("TCP_NODELAY", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let storescp = Self {
-            child: command.spawn().unwrap(),
-            folder,
-            port,
-        };
-        for _ in 0..100 {
-            if scu::echo(&storescp.dial()).await.is_ok() {
-                return Some(storescp);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("storescp does not answer");
-    }
-
-    fn dial(&self) -> scu::Dial {
-        dial("MEDLSAM", &format!("STORESCP@127.0.0.1:{}", self.port))
-    }
+fn dial_to(storescp: &Receiver) -> scu::Dial {
+    dial("MEDLSAM", &format!("STORESCP@127.0.0.1:{}", storescp.port))
 }
 
 #[tokio::test]
 async fn dcmtk_receives_what_we_send_byte_by_byte() {
-    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Storescp::start(&["-pdu", "4096"]).await) else {
+    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Receiver::start(&["-pdu", "4096"])) else {
         return;
     };
     let sent: Vec<_> = files(folder.path()).iter().map(|path| outgoing(path)).collect();
     let objects: Vec<_> = sent.iter().map(|(object, _)| object.clone()).collect();
-    let answers = scu::store(&storescp.dial(), &objects).await.unwrap();
+    let answers = scu::store(&dial_to(&storescp), &objects).await.unwrap();
     assert!(
         answers.iter().all(|answer| matches!(answer, Ok(Status::SUCCESS))),
         "{answers:?}"
     );
     let sent: BTreeMap<_, _> = sent.into_iter().map(|(o, data)| (o.sop_instance_uid, data)).collect();
-    let received = files(storescp.folder.path());
+    let received = storescp.files();
     assert_eq!(received.len(), sent.len());
     for path in received {
         let (object, data) = outgoing(&path);
@@ -263,15 +218,15 @@ async fn dcmtk_receives_what_we_send_byte_by_byte() {
 
 #[tokio::test]
 async fn a_peer_that_knows_only_implicit_vr_gets_implicit_vr() {
-    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Storescp::start(&["+xi"]).await) else {
+    let (Some(folder), Some(storescp)) = (series("crlm_1006"), Receiver::start(&["+xi"])) else {
         return;
     };
     let path = files(folder.path()).swap_remove(0);
     let object = outgoing(&path).0;
     assert_eq!(object.transfer_syntax_uid.as_str(), EXPLICIT);
-    let answers = scu::store(&storescp.dial(), &[object]).await.unwrap();
+    let answers = scu::store(&dial_to(&storescp), &[object]).await.unwrap();
     assert!(matches!(answers[..], [Ok(Status::SUCCESS)]), "{answers:?}");
-    let received = files(storescp.folder.path()).swap_remove(0);
+    let received = storescp.files().swap_remove(0);
     let open = |path| OpenFileOptions::new().open_file(path).unwrap();
     let (ours, theirs) = (open(&path), open(&received));
     assert_eq!(theirs.meta().transfer_syntax.trim_end_matches('\0'), IMPLICIT);

@@ -8,6 +8,7 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
+use medlsamd::labels;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
 use medlsamd::results::picture::Sheet;
@@ -23,9 +24,9 @@ use std::process::{Command, Output, Stdio};
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 pub struct Pose {
     pub name: &'static str,
-    orientation: [f64; 6],
-    origin: [f64; 3],
-    step: [f64; 3],
+    pub orientation: [f64; 6],
+    pub origin: [f64; 3],
+    pub step: [f64; 3],
 }
 
 /// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
@@ -223,7 +224,7 @@ pub fn shapes(series: &Series) -> Vec<Mask> {
     ]
 }
 
-fn identity(seed: &str) -> Identity {
+pub fn identity(seed: &str) -> Identity {
     Identity {
         uid_seed: seed.into(),
         content_date: "20261121".into(),
@@ -233,7 +234,7 @@ fn identity(seed: &str) -> Identity {
     }
 }
 
-fn models() -> Vec<ModelUsed> {
+pub fn models() -> Vec<ModelUsed> {
     let model = |name: &str| ModelUsed {
         name: name.into(),
         version: "1.0".into(),
@@ -242,7 +243,7 @@ fn models() -> Vec<ModelUsed> {
     vec![model("MedLAM"), model("LiteMedSAM")]
 }
 
-fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
+pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
         // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
@@ -263,7 +264,7 @@ pub fn with_source<T>(
         .map(|n| Measure {
             volume_ml: 12.5 * n as f64,
             mean_hu: 40.0 - n as f64,
-            remarks: Vec::new(),
+            remarks: vec!["two pieces – the smaller of 3 ml".into(); n % 2],
         })
         .collect();
     let sheet = Sheet {
@@ -280,21 +281,45 @@ pub fn with_source<T>(
         models: &models(),
         profile: profile.0,
         style: profile.1,
+        kinds: &results::KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>(),
     })
 }
 
+/// Our own reader, which shares no code with the writers, finds every voxel.
+fn read_back(series: &Series, masks: &[Mask], object: &ResultObject) {
+    let read = labels::read(&object.part10).expect(object.kind);
+    let placer = read.on(series).expect(object.kind);
+    assert_eq!(read.regions.len(), masks.len());
+    for (region, mask) in read.regions.iter().zip(masks) {
+        let placed = placer.place(region).expect(object.kind);
+        let block = placed.block.expect("voxels");
+        assert!(placed.exact, "{} {}", object.kind, mask.structure.name);
+        assert_eq!(block.offset, mask.offset, "{} {}", object.kind, mask.structure.name);
+        assert!(block.voxels == mask.voxels, "{} {}", object.kind, mask.structure.name);
+        let code = |code: &Option<labels::Coded>| code.as_ref().map(|code| code.value.clone());
+        assert_eq!(code(&region.kind).as_deref(), Some(mask.structure.kind.value));
+        assert_eq!(
+            code(&region.laterality).as_deref(),
+            mask.structure.laterality.map(|side| side.value)
+        );
+    }
+}
+
 /// A series, its objects and its masks as files.
-struct Case {
-    folder: tempfile::TempDir,
-    ct: PathBuf,
-    objects: Vec<(PathBuf, ResultObject)>,
+pub struct Case {
+    pub folder: tempfile::TempDir,
+    pub ct: PathBuf,
+    pub objects: Vec<(PathBuf, ResultObject)>,
 }
 
 impl Case {
-    fn of(series: &Series, ct: &Path) -> Self {
+    pub fn of(series: &Series, ct: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let masks = shapes(series);
         let objects = write_all(series, &masks, "seed").into_iter().map(|object| {
+            if results::kind(object.kind).expect("a kind").proven != results::Proven::Nothing {
+                read_back(series, &masks, &object);
+            }
             let path = folder.path().join(object.kind).with_extension("dcm");
             std::fs::write(&path, &object.part10).expect("written");
             (path, object)
@@ -308,7 +333,7 @@ impl Case {
         }
     }
 
-    fn path(&self, kind: &str) -> &Path {
+    pub fn path(&self, kind: &str) -> &Path {
         &self
             .objects
             .iter()
@@ -318,7 +343,7 @@ impl Case {
     }
 
     /// Every voxel as a reader of foreign make finds it.
-    fn judge(&self, python: &Path) {
+    pub fn judge(&self, python: &Path) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/judge.py");
         let mut command = Command::new(python);
         command
@@ -353,7 +378,7 @@ impl Case {
     }
 
     /// dciodvfy finds no error; its warnings are shown, those that the source has too only counted.
-    fn verify(&self, dciodvfy: &Path, name: &str) {
+    pub fn verify(&self, dciodvfy: &Path, name: &str) {
         let source = complaints(dciodvfy, &files(&self.ct)[0]);
         for (path, object) in &self.objects {
             let all = complaints(dciodvfy, path);
@@ -373,14 +398,18 @@ impl Case {
 
 impl Case {
     /// dcentvfy finds patient, study and frame of reference to be the series' own, but for a half-filled Clinical Trial module.
-    fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
+    pub fn compare(&self, dcentvfy: &Path, name: &str, series: &Series) {
         let slices = series.slices.iter().take(2).map(|slice| slice.path.clone());
         let files: Vec<PathBuf> = slices
             .chain(self.objects.iter().map(|(path, _)| path.clone()))
             .collect();
         let said = text(&run(Command::new(dcentvfy).args(&files)).stderr);
         let folder = self.folder.path().display().to_string();
-        let ours = |line: &&str| line.contains(&folder) && !line.contains("ClinicalTrial");
+        let ours = |line: &&str| {
+            // Its tables disagree over which entity the accession number of a Secondary Capture belongs to; values are compared apart.
+            let tables = line.contains("Different information entities");
+            line.contains(&folder) && !tables && !line.contains("ClinicalTrial")
+        };
         assert!(said.lines().find(ours).is_none(), "{name}: {said}");
     }
 }
@@ -482,7 +511,7 @@ fn what_cannot_be_written_rightly_is_refused() {
 }
 
 #[test]
-fn orthanc_takes_both_into_the_study_of_the_series() {
+fn orthanc_takes_all_into_the_study_of_the_series() {
     let Some(storescu) = peer("storescu") else { return };
     let dicom_port = free_port();
     let Some(orthanc) = Orthanc::start(free_port(), dicom_port) else {
@@ -492,7 +521,8 @@ fn orthanc_takes_both_into_the_study_of_the_series() {
     let series = phantom(ct.path(), &POSES[1]);
     let case = Case::of(&series, ct.path());
     let slices: Vec<&Path> = series.slices.iter().map(|slice| slice.path.as_path()).collect();
-    for files in [slices, vec![case.path("seg"), case.path("rtstruct")]] {
+    let ours = case.objects.iter().map(|(path, _)| path.as_path()).collect();
+    for files in [slices, ours] {
         let port = dicom_port.to_string();
         let mut command = Command::new(&storescu);
         command
@@ -502,14 +532,18 @@ fn orthanc_takes_both_into_the_study_of_the_series() {
         let output = run(&mut command);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let studies = ["CT", "SEG", "RTSTRUCT"].map(|modality| {
+    let studies = ["CT", "SEG", "RTSTRUCT", "SR", "OT"].map(|modality| {
         let found = orthanc.series(modality);
         assert_eq!(found.len(), 1, "{modality}");
         found[0].1.clone()
     });
     assert!(studies.iter().all(|study| *study == studies[0]));
     for (_, object) in &case.objects {
-        let series = &orthanc.series(if object.kind == "seg" { "SEG" } else { "RTSTRUCT" })[0].0;
+        let modality = match object.kind {
+            "sc" => "OT".into(),
+            kind => kind.to_uppercase(),
+        };
+        let series = &orthanc.series(&modality)[0].0;
         assert!(
             orthanc
                 .only_instance(series)

@@ -42,6 +42,11 @@ pub fn unpack(archive: &Path, dir: &Path) -> Vec<PathBuf> {
         "cannot unpack {}",
         archive.display()
     );
+    files(dir)
+}
+
+/// Every file below a folder, in order of their names.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

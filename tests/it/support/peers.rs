@@ -1,6 +1,10 @@
 //! Foreign tools that tests need. In CI they are always there: a test never passes by being skipped.
 
+use crate::support::daemon::free_port;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The path of a foreign tool such as `storescu`; `None`, with a loud word, where it is not installed.
 ///
@@ -39,4 +43,56 @@ pub fn python() -> Option<PathBuf> {
         return None;
     }
     Some(named)
+}
+
+/// dcmtk's storescp, ended when dropped.
+pub struct Receiver {
+    child: Child,
+    folder: tempfile::TempDir,
+    pub port: u16,
+}
+
+impl Receiver {
+    /// Objects are kept bit by bit. `None`, loudly, where it is not installed.
+    pub fn start(options: &[&str]) -> Option<Self> {
+        let tool = peer("storescp")?;
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut command = Command::new(tool);
+        command
+            .args(options)
+            .args(["+B", "-od"])
+            .arg(folder.path())
+            .arg(port.to_string());
+        command
+            .env("TCP_NODELAY", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let receiver = Self {
+            child: command.spawn().unwrap(),
+            folder,
+            port,
+        };
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(receiver);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("storescp does not listen");
+    }
+
+    pub fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
