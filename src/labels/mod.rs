@@ -28,6 +28,7 @@ mod frames;
 mod plane;
 mod place;
 mod raster;
+mod window;
 mod moments;
 pub mod names;
 pub mod take;
