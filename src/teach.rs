@@ -248,9 +248,12 @@ pub fn points_of_labels(
     names: &BTreeMap<u16, String>,
 ) -> BTreeMap<String, PlacedStructure> {
     let mut members: BTreeMap<&str, Vec<[usize; 3]>> = BTreeMap::new();
+    // Names are compared once, not for every voxel.
+    let known = |(label, name): (&u16, &String)| Some((*label, structure_of_label(name)?));
+    let known: BTreeMap<u16, &str> = names.iter().filter_map(known).collect();
     for ((k, j, i), label) in labels.indexed_iter() {
         if *label != 0
-            && let Some(name) = names.get(label).and_then(|n| structure_of_label(n))
+            && let Some(name) = known.get(label)
         {
             members.entry(name).or_default().push([i, j, k]);
         }

@@ -26,6 +26,7 @@ mod rtstruct;
 mod seg;
 mod frames;
 mod plane;
+mod paint;
 mod place;
 mod raster;
 mod window;

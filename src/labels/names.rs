@@ -175,7 +175,7 @@ fn by_code(kind: &Coded, laterality: Option<&Coded>, name: &str) -> Result<Known
         .iter()
         .find(|(_, srt, _)| *srt == value)
         .map(|(root, ..)| *root);
-    let rows = || structure::sought().filter(|s| s.kind.value == value || old == Some(root(s)));
+    let rows = || structure::sought().filter(|s| s.kind.value == value || old == Some(sideless(s)));
     let unknown = || format!("its code says {} ({value})", kind.meaning);
     let first = rows().next().ok_or_else(unknown)?;
     let known = |structure| Known { structure, part: false };
@@ -228,8 +228,8 @@ pub fn by_name(name: &str) -> Result<Known, String> {
     if let Some(known) = spelled(&words.concat(), None).or_else(|| spelled(&base, side)) {
         return Ok(known);
     }
-    let sideless = [Side::Left, Side::Right].map(|side| spelled(&words.concat(), Some(side)).is_some());
-    if sideless == [true; 2] {
+    let either = [Side::Left, Side::Right].map(|side| spelled(&words.concat(), Some(side)).is_some());
+    if either == [true; 2] {
         return Err("its name does not say which side".into());
     }
     glued(&words.concat()).ok_or_else(|| "no structure that we know is called so".into())
@@ -257,17 +257,17 @@ fn spelled(base: &str, side: Option<Side>) -> Option<Known> {
         };
         let more = VOCABULARY
             .iter()
-            .find(|(name, ..)| *name == root(structure))
+            .find(|(name, ..)| *name == sideless(structure))
             .map(|(.., more)| *more);
         let tg_263 = || split_side(&words(structure.roi_name)).1.concat() == base;
-        of_side && (words(root(structure)).concat() == base || tg_263() || more.unwrap_or_default().contains(&base))
+        of_side && (words(sideless(structure)).concat() == base || tg_263() || more.unwrap_or_default().contains(&base))
     };
     let structure = structure::sought().find(|s| is(s))?;
     Some(Known { structure, part: false })
 }
 
 /// A structure's name without its side.
-fn root(structure: &Structure) -> &'static str {
+fn sideless(structure: &Structure) -> &'static str {
     let name = structure.name;
     name.strip_suffix("_left")
         .or(name.strip_suffix("_right"))
@@ -345,7 +345,7 @@ mod tests {
             assert_eq!(named(&format!("{} NOT FOR CLINICAL USE", s.roi_name)), Some(s.name));
         }
         for (root, ..) in VOCABULARY {
-            assert!(structure::sought().any(|s| super::root(s) == *root), "{root}");
+            assert!(structure::sought().any(|s| sideless(s) == *root), "{root}");
         }
     }
 

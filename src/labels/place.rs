@@ -3,6 +3,7 @@
 use crate::dicom::uid::Uid;
 use crate::geometry::{Grid, Vec3, dot, norm, sub};
 use crate::labels::moments::{self, Moments};
+use crate::labels::paint::{Window, bounds, copy, resample, window_of};
 use crate::labels::plane::Plane;
 use crate::labels::raster;
 use crate::labels::window::{Window, bounds, copy, resample, window_of};
