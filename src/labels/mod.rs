@@ -29,7 +29,6 @@ mod plane;
 mod paint;
 mod place;
 mod raster;
-mod window;
 mod moments;
 pub mod names;
 pub mod take;

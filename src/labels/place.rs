@@ -6,7 +6,6 @@ use crate::labels::moments::{self, Moments};
 use crate::labels::paint::{Window, bounds, copy, resample, window_of};
 use crate::labels::plane::Plane;
 use crate::labels::raster;
-use crate::labels::window::{Window, bounds, copy, resample, window_of};
 use crate::labels::{Contour, Labels, LabelsError, Piece, Region, Shape};
 use crate::mask::Block;
 use crate::series::{Series, SliceName};

@@ -8,6 +8,7 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
+use medlsamd::geometry::norm;
 use medlsamd::labels;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
@@ -27,33 +28,40 @@ pub struct Pose {
     pub orientation: [f64; 6],
     pub origin: [f64; 3],
     pub step: [f64; 3],
+    /// Every second slice lies this much further on: within what a series may be uneven.
+    pub jitter_mm: f64,
 }
 
-/// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
+/// Head first and feet first, supine, prone and on the side, oblique, a column that runs the other way, slices that are not quite
+/// even, gantry tilted by 15°.
 pub const POSES: &[Pose] = &[
     Pose {
         name: "hfs",
         orientation: [1., 0., 0., 0., 1., 0.],
         origin: [-30., -20., 100.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "ffs",
         orientation: [1., 0., 0., 0., 1., 0.],
         origin: [-30.0625, -20., -7.5],
         step: [0., 0., -2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "hfp",
         orientation: [-1., 0., 0., 0., -1., 0.],
         origin: [30., 20., 0.25],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "decubitus",
         orientation: [0., 1., 0., -1., 0., 0.],
         origin: [12., -33., 5.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "oblique",
@@ -67,12 +75,35 @@ pub const POSES: &[Pose] = &[
         ],
         origin: [-31.4159, 27.1828, 141.4213],
         step: [0.0753842, -0.4275250, 2.4620194],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "ffp",
+        orientation: [-1., 0., 0., 0., -1., 0.],
+        origin: [30.5, 20., 0.25],
+        step: [0., 0., -2.5],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "negated column",
+        orientation: [1., 0., 0., 0., -1., 0.],
+        origin: [-30., 16., 40.],
+        step: [0., 0., 2.5],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "uneven spacing",
+        orientation: [1., 0., 0., 0., 1., 0.],
+        origin: [-30., -20., 100.],
+        step: [0., 0., 2.5],
+        jitter_mm: 0.04,
     },
     Pose {
         name: "tilted",
         orientation: [1., 0., 0., 0., 0.9659258263, -0.2588190451],
         origin: [-30., -20., 0.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
 ];
 
@@ -97,9 +128,8 @@ pub fn phantom(folder: &Path, pose: &Pose) -> Series {
 pub fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
     for k in 0..slices {
-        let at: Vec<f64> = (0..3)
-            .map(|axis| pose.origin[axis] + k as f64 * pose.step[axis])
-            .collect();
+        let steps = k as f64 + (k % 2) as f64 * pose.jitter_mm / norm(pose.step);
+        let at: Vec<f64> = (0..3).map(|axis| pose.origin[axis] + steps * pose.step[axis]).collect();
         let instance_uid = format!("1.2.826.0.1.3680043.10.1.{}.{}", pose.name.len(), k + 1);
         let object = InMemDicomObject::from_element_iter([
             text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"),
