@@ -1,18 +1,23 @@
 //! One series in, its result objects out: reads as the clinical story.
 
+mod report;
+
+pub use crate::pipeline::report::{ObjectReport, Report, StageTime, StructureReport, Verdict};
+
 use crate::dicom::header::Instance;
 use crate::inference::runtime::{Assignment, InferenceError};
 use crate::localise::{Finding, Localiser, Located};
 use crate::mask::Mask;
+use crate::plausible;
 use crate::progress::Progress;
 use crate::proof::{self, Proof, ProofError};
 use crate::results::style::Style;
 use crate::results::{self, Identity, Kind, Measure, ModelUsed, ResultError, ResultObject, Source};
-use crate::segment::{Outline, Outlined, Segmenter};
+use crate::segment::{Outline, Segmenter};
 use crate::series::{self, Rejection, Requirements, Series};
 use crate::structure::{Role, Structure};
+use crate::volume::body::Body;
 use crate::volume::{self, Volume, VolumeError};
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// What is wanted of a series.
@@ -60,101 +65,6 @@ pub struct Outcome {
     /// A PNG contact sheet for people.
     pub picture: Vec<u8>,
     pub report: Report,
-}
-
-/// The facts of a run, for `report.json`, the job row and the tables people read. Holds no patient data.
-///
-/// `report.json` is this as it stands: what the series was, every wanted structure with its verdict, volume in millilitres, mean
-/// HU, confidence and reasons, what was written under which UIDs, which models and which processor made it, and how long each
-/// stage took. Fields are only ever added; a reader ignores those it does not know.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    /// Name and version of this program.
-    #[serde(default)]
-    pub software: String,
-    pub study_instance_uid: String,
-    pub series_instance_uid: String,
-    pub slices: usize,
-    pub slice_spacing_mm: f64,
-    /// One for each that was wanted, found or not.
-    pub structures: Vec<StructureReport>,
-    /// What was written, to find it in an archive.
-    #[serde(default)]
-    pub objects: Vec<ObjectReport>,
-    /// Instances of the series that were left out, and why.
-    pub set_aside: Vec<(String, String)>,
-    /// The placement proof: what was read back of each object.
-    #[serde(default)]
-    pub proofs: Vec<Proof>,
-    /// What else a person should know of the run.
-    #[serde(default)]
-    pub notes: Vec<String>,
-    pub stages: Vec<StageTime>,
-    /// Seconds of the run spent inside ONNX Runtime.
-    pub runtime_s: f64,
-    pub models: Vec<ModelUsed>,
-    pub assignments: Vec<Assignment>,
-    pub revision: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Found,
-    LowConfidence,
-    /// Found, and cut by the field of view.
-    Truncated,
-    NotFound,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StructureReport {
-    /// Of the anatomy table, as the configuration writes it.
-    pub name: String,
-    /// TG-263; a destination profile may write another.
-    pub roi_name: String,
-    /// SNOMED CT, the same in SEG, RTSTRUCT and SR.
-    #[serde(default)]
-    pub code: String,
-    /// `left`, `right`, or `null` where there is no side.
-    #[serde(default)]
-    pub side: Option<String>,
-    pub verdict: Verdict,
-    /// `null`, as the two below, where there is no outline.
-    pub volume_ml: Option<f64>,
-    pub mean_hu: Option<f64>,
-    /// 0 to 1: how well the templates agreed on the place. `null` too for what is computed instead of recognised.
-    pub confidence: Option<f32>,
-    /// In words why it is absent, doubtful or cut.
-    pub reasons: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ObjectReport {
-    /// `seg`, or with its destination profile `seg-eclipse`; the file is called so too.
-    pub kind: String,
-    pub sop_class_uid: String,
-    pub sop_instance_uid: String,
-    pub series_instance_uid: String,
-    pub bytes: usize,
-}
-
-impl ObjectReport {
-    fn of(object: &ResultObject) -> Self {
-        Self {
-            kind: object.key.clone(),
-            sop_class_uid: object.sop_class_uid.to_string(),
-            sop_instance_uid: object.sop_instance_uid.to_string(),
-            series_instance_uid: object.series_instance_uid.to_string(),
-            bytes: object.part10.len(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StageTime {
-    pub stage: String,
-    pub seconds: f64,
 }
 
 /// Why a run ended without results, named for what the caller does next.
@@ -363,8 +273,10 @@ fn outline(
             return Err(PipelineError::Refused(nothing_found(&found.structures)));
         }
     }
+    let body = clock.time("body", || volume::body::outline(volume));
+    found.doubt(volume, body.as_ref());
     for structure in computed {
-        clock.time("body", || found.add_body(volume, structure));
+        found.add_body(volume, structure, body.as_ref());
     }
     if found.masks.is_empty() {
         return Err(PipelineError::Refused(nothing_found(&found.structures)));
@@ -373,11 +285,21 @@ fn outline(
 }
 
 impl Found {
-    fn add_body(&mut self, volume: &Volume, structure: &'static Structure) {
-        let body = volume::body::outline(volume);
-        let mask = body
-            .as_ref()
-            .and_then(|body| Mask::from_full(structure, body.voxels.view()));
+    /// Lowers the confidence of what lies where it can not be, and says why.
+    fn doubt(&mut self, volume: &Volume, body: Option<&Body>) {
+        let doubts = plausible::places(volume, &self.masks, body);
+        for ((mask, measure), doubts) in self.masks.iter().zip(&mut self.measures).zip(doubts) {
+            let report = self.structures.iter_mut().find(|s| s.name == mask.structure.name);
+            if let Some(report) = report.filter(|_| !doubts.is_empty()) {
+                report.verdict = Verdict::LowConfidence;
+                report.reasons.extend(doubts.iter().cloned());
+                measure.remarks.extend(doubts);
+            }
+        }
+    }
+
+    fn add_body(&mut self, volume: &Volume, structure: &'static Structure, body: Option<&Body>) {
+        let mask = body.and_then(|body| Mask::from_full(structure, body.voxels.view()));
         let (Some(body), Some(mask)) = (body, mask) else {
             let reason = "the image shows nothing denser than air".to_owned();
             return self.structures.push(StructureReport::absent(structure, vec![reason]));
@@ -412,8 +334,12 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> Fou
             Finding::Located(located) => match outlines.next() {
                 Some(Outline::Outlined(outlined)) => {
                     let remarks = located.reasons.iter().chain(&outlined.doubt).cloned().collect();
-                    let measure = measure(volume, &outlined.mask, remarks);
-                    let report = StructureReport::present(located, &outlined, &measure);
+                    let mut measure = measure(volume, &outlined.mask, remarks);
+                    let cut = !located.truncated.is_empty();
+                    let size = plausible::size(located.structure.name, measure.volume_ml, cut);
+                    let doubtful = outlined.doubt.is_some() || size.is_some();
+                    measure.remarks.extend(size);
+                    let report = StructureReport::present(located, doubtful, &measure);
                     masks.push(outlined.mask);
                     measures.push(measure);
                     report
@@ -428,42 +354,6 @@ fn account(volume: &Volume, findings: &[Finding], outlines: Vec<Outline>) -> Fou
         masks,
         measures,
         structures: reports,
-    }
-}
-
-impl StructureReport {
-    fn absent(structure: &'static Structure, reasons: Vec<String>) -> Self {
-        Self {
-            name: structure.name.into(),
-            roi_name: structure.roi_name.into(),
-            code: structure.kind.value.into(),
-            side: structure.laterality.map(|side| side.meaning.to_lowercase()),
-            verdict: Verdict::NotFound,
-            volume_ml: None,
-            mean_hu: None,
-            confidence: None,
-            reasons,
-        }
-    }
-
-    fn present(located: &Located, outlined: &Outlined, measure: &Measure) -> Self {
-        let low = located.low_confidence || outlined.doubt.is_some();
-        let verdict = match (low, located.truncated.is_empty()) {
-            (true, _) => Verdict::LowConfidence,
-            (false, false) => Verdict::Truncated,
-            (false, true) => Verdict::Found,
-        };
-        Self::outlined(located.structure, verdict, measure, Some(located.confidence))
-    }
-
-    fn outlined(structure: &'static Structure, verdict: Verdict, measure: &Measure, confidence: Option<f32>) -> Self {
-        Self {
-            verdict,
-            volume_ml: Some(measure.volume_ml),
-            mean_hu: Some(measure.mean_hu),
-            confidence,
-            ..Self::absent(structure, measure.remarks.clone())
-        }
     }
 }
 

@@ -244,6 +244,14 @@ mod tests {
     }
 
     #[test]
+    fn the_body_is_computed_and_everything_else_sought() {
+        let external = by_name("external").unwrap();
+        assert_eq!(external.role.interpreted_type(), "EXTERNAL");
+        assert_eq!(sought().count(), STRUCTURES.len() - 1);
+        assert!(sought().all(|s| s.role.interpreted_type() == "ORGAN"));
+    }
+
+    #[test]
     fn colours_can_be_told_apart() {
         for (n, a) in STRUCTURES.iter().enumerate() {
             for b in &STRUCTURES[n + 1..] {

@@ -13,15 +13,17 @@ use std::collections::BTreeMap;
 pub struct Style {
     /// How a hole in a slice is written in an RTSTRUCT.
     pub holes: Holes,
-    /// Largest distance a contour may leave the voxel edges to have fewer points, millimetres; 0 keeps every corner.
+    /// Largest distance a contour may leave the voxel edges to have fewer points, millimetres; 0 keeps every corner. Whatever is
+    /// asked, it stays below half a voxel, so that no voxel centre changes sides, and the area stays the mask's.
     pub simplify_mm: f64,
-    /// Longest ROI name and segment label, characters.
+    /// Longest ROI name and segment label, characters; names alike after cutting get a number.
     pub name_length: usize,
     /// Longest Contour Data value, bytes; longer outlines are cut at a row into two that touch.
     pub contour_bytes: usize,
     /// Whether a label map is compressed (RLE Lossless, a fiftieth of the size) or native, for receivers that take only that.
     pub rle: bool,
-    /// Own names: structure name → ROI name and segment label.
+    /// Own names: structure name → ROI name and segment label. One that the patient's character set cannot write gives way to
+    /// the TG-263 name.
     pub names: BTreeMap<String, String>,
     /// Own colours: structure name → sRGB.
     pub colours: BTreeMap<String, [u8; 3]>,

@@ -5,9 +5,11 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::tags;
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::uid::Uid;
+use medlsamd::geometry::Grid;
 use medlsamd::progress::Silent;
 use medlsamd::series::{Rejection, Requirements, assemble, evidence};
 use medlsamd::volume::{Volume, reconstruct, to_patient_axes};
+use ndarray::Array3;
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -44,7 +46,8 @@ fn assert_true_on_patient_axes(volume: &Volume, what: &str) {
         let outside = (0..3).any(|c| voxel[c] < -0.5 || voxel[c] > volume.grid.size[c] as f64 - 0.5);
         let deep = (0..3).all(|c| voxel[c] > 2.0 && voxel[c] < volume.grid.size[c] as f64 - 3.0);
         if outside {
-            assert_eq!(*hu, -1024.0, "{what}: invented at {at:?}");
+            // Weights that sum to one in another order may miss it by a rounding.
+            assert!((*hu + 1024.0).abs() < 1e-3, "{what}: {hu} invented at {at:?}");
         } else if deep {
             seen += 1;
             let wanted = ramp(at.to_array());
@@ -82,6 +85,58 @@ fn every_straight_orientation_gives_the_same_patient() {
             grid.size == first_grid.size && worst < 3.5,
             "{name} differs by {worst} HU, faces included"
         );
+    }
+}
+
+/// The same patient, stored along the patient's axes in any order and either way: six orders, eight signs.
+#[test]
+fn all_forty_eight_orientations_give_the_same_canonical_volume_and_come_back() {
+    let (first, spacing_mm, size) = ([-80.0, -95.0, 1200.0], [2.5, 2.0, 4.0], [64, 92, 52]);
+    let mut canonical = None;
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for signs in 0..8 {
+            let mut origin = first;
+            let mut directions = [[0.0; 3]; 3];
+            for (axis, &along) in order.iter().enumerate() {
+                let back = signs >> axis & 1 == 1;
+                directions[axis][along] = if back { -1.0 } else { 1.0 };
+                origin[along] += if back {
+                    spacing_mm[along] * (size[along] - 1) as f64
+                } else {
+                    0.0
+                };
+            }
+            let grid = Grid {
+                origin: origin.into(),
+                directions,
+                spacing_mm: order.map(|along| spacing_mm[along]),
+                size: order.map(|along| size[along]),
+            };
+            let value = |(k, j, i): (usize, usize, usize)| {
+                ramp(grid.to_patient([i as f64, j as f64, k as f64]).to_array()).round() as i16
+            };
+            let hu = Array3::from_shape_fn(grid.shape(), value);
+            let volume = Volume { grid, hu };
+            let what = format!("{order:?} {signs:03b}");
+            assert_true_on_patient_axes(&volume, &what);
+            let (grid, hu) = to_patient_axes(&volume, 3.0);
+            // There and back: what localisation says in millimetres is the voxel it came from.
+            let (there, back) = (
+                [7.0, 11.0, 13.0],
+                volume.grid.to_voxel(volume.grid.to_patient([7.0, 11.0, 13.0])),
+            );
+            assert!((0..3).all(|axis| (there[axis] - back[axis]).abs() < 1e-9), "{what}");
+            let (first_grid, first) = canonical.get_or_insert_with(|| (grid.clone(), hu.clone()));
+            let worst = hu
+                .iter()
+                .zip(first.iter())
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                grid.size == first_grid.size && worst < 0.01,
+                "{what} differs by {worst} HU"
+            );
+        }
     }
 }
 

@@ -117,7 +117,7 @@ fn label_maps_of_real_series_read_back_voxel_for_voxel() {
 }
 
 /// Rows of the anatomy table that only a test needs.
-fn many(count: usize) -> Vec<&'static Structure> {
+pub fn many(count: usize) -> Vec<&'static Structure> {
     let row = |n: usize| {
         let model = &structure::STRUCTURES[n % structure::STRUCTURES.len()];
         let leak = |text: String| -> &'static str { text.leak() };

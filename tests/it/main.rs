@@ -21,6 +21,7 @@ mod reports;
 mod names;
 mod styles;
 mod external;
+mod encoding;
 mod network;
 mod network_peers;
 mod intake;

@@ -8,6 +8,7 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::{tags, uids};
 use dicom::object::{FileMetaTableBuilder, InMemDicomObject};
 use medlsamd::dicom::header::Instance;
+use medlsamd::geometry::norm;
 use medlsamd::labels;
 use medlsamd::mask::Mask;
 use medlsamd::progress::Silent;
@@ -20,7 +21,6 @@ use medlsamd::volume;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 /// How a phantom lies: Image Orientation, the first position and the step between slices, millimetres.
 pub struct Pose {
@@ -28,33 +28,40 @@ pub struct Pose {
     pub orientation: [f64; 6],
     pub origin: [f64; 3],
     pub step: [f64; 3],
+    /// Every second slice lies this much further on: within what a series may be uneven.
+    pub jitter_mm: f64,
 }
 
-/// Head first and feet first, supine, prone and on the side, oblique, gantry tilted by 15°.
+/// Head first and feet first, supine, prone and on the side, oblique, a column that runs the other way, slices that are not quite
+/// even, gantry tilted by 15°.
 pub const POSES: &[Pose] = &[
     Pose {
         name: "hfs",
         orientation: [1., 0., 0., 0., 1., 0.],
         origin: [-30., -20., 100.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "ffs",
         orientation: [1., 0., 0., 0., 1., 0.],
         origin: [-30.0625, -20., -7.5],
         step: [0., 0., -2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "hfp",
         orientation: [-1., 0., 0., 0., -1., 0.],
         origin: [30., 20., 0.25],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "decubitus",
         orientation: [0., 1., 0., -1., 0., 0.],
         origin: [12., -33., 5.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
     Pose {
         name: "oblique",
@@ -68,12 +75,35 @@ pub const POSES: &[Pose] = &[
         ],
         origin: [-31.4159, 27.1828, 141.4213],
         step: [0.0753842, -0.4275250, 2.4620194],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "ffp",
+        orientation: [-1., 0., 0., 0., -1., 0.],
+        origin: [30.5, 20., 0.25],
+        step: [0., 0., -2.5],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "negated column",
+        orientation: [1., 0., 0., 0., -1., 0.],
+        origin: [-30., 16., 40.],
+        step: [0., 0., 2.5],
+        jitter_mm: 0.0,
+    },
+    Pose {
+        name: "uneven spacing",
+        orientation: [1., 0., 0., 0., 1., 0.],
+        origin: [-30., -20., 100.],
+        step: [0., 0., 2.5],
+        jitter_mm: 0.04,
     },
     Pose {
         name: "tilted",
         orientation: [1., 0., 0., 0., 0.9659258263, -0.2588190451],
         origin: [-30., -20., 0.],
         step: [0., 0., 2.5],
+        jitter_mm: 0.0,
     },
 ];
 
@@ -98,9 +128,8 @@ pub fn phantom(folder: &Path, pose: &Pose) -> Series {
 pub fn stack(folder: &Path, pose: &Pose, [columns, rows, slices]: [usize; 3]) -> Series {
     let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
     for k in 0..slices {
-        let at: Vec<f64> = (0..3)
-            .map(|axis| pose.origin[axis] + k as f64 * pose.step[axis])
-            .collect();
+        let steps = k as f64 + (k % 2) as f64 * pose.jitter_mm / norm(pose.step);
+        let at: Vec<f64> = (0..3).map(|axis| pose.origin[axis] + steps * pose.step[axis]).collect();
         let instance_uid = format!("1.2.826.0.1.3680043.10.1.{}.{}", pose.name.len(), k + 1);
         let object = InMemDicomObject::from_element_iter([
             text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"),
@@ -485,64 +514,6 @@ fn the_same_job_writes_the_same_bytes_and_another_job_other_uids() {
         assert_ne!(first[n].series_instance_uid, other[n].series_instance_uid);
     }
     assert_ne!(first[0].sop_instance_uid, first[1].sop_instance_uid);
-}
-
-/// `cargo test --release -- --ignored ten_segments --nocapture`; highdicom needs 8.8 s and 845 MB for the SEG.
-#[test]
-#[ignore = "a measurement"]
-fn ten_segments_on_five_hundred_slices() {
-    let ct = tempfile::tempdir().expect("a folder");
-    let series = stack(ct.path(), &POSES[0], [512, 512, 500]);
-    let names = [
-        "heart",
-        "liver",
-        "spleen",
-        "stomach",
-        "aorta",
-        "trachea",
-        "esophagus",
-        "sternum",
-        "pancreas",
-        "brain",
-    ];
-    let masks: Vec<Mask> = names
-        .iter()
-        .enumerate()
-        .map(|(n, name)| {
-            let radius = 40.0 + 6.0 * n as f64;
-            let voxels = Array3::from_shape_fn((400, 256, 256), |(k, j, i)| {
-                let z = (k as f64 - 200.0) / 200.5;
-                ((j as f64 - 128.0).powi(2) + (i as f64 - 128.0).powi(2)).sqrt() < radius * (1.0 - 0.5 * z * z)
-            });
-            mask(name, &voxels)
-        })
-        .collect();
-    with_source(
-        &series,
-        &masks,
-        "measured",
-        (results::GENERIC, &Style::default()),
-        |source| {
-            for kind in results::KINDS {
-                let begin = Instant::now();
-                let object = (kind.write)(source).expect("an object");
-                eprintln!(
-                    "{}: {:.2} s, {:.1} MB",
-                    kind.name,
-                    begin.elapsed().as_secs_f64(),
-                    object.part10.len() as f64 / 1e6
-                );
-            }
-        },
-    );
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    eprintln!(
-        "{}",
-        status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap_or_default()
-    );
 }
 
 #[test]

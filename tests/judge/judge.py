@@ -195,14 +195,16 @@ def read_rtstruct(path, slices):
     for roi in structure_set.ROIContourSequence:
         union = np.zeros(slices.shape, bool)
         parity = np.zeros(slices.shape, bool)
-        off_plane, points, longest = 0.0, 0, 0
+        off_plane, points, longest, longest_value = 0.0, 0, 0, 0
+        fewest = 1 << 30
         drawn = {}
         for contour in roi.ContourSequence:
             k = slices.index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
             longest = max(longest, sum(len(v.original_string) + 1 for v in contour.ContourData) - 1)
-            assert all(len(v.original_string) <= 16 for v in contour.ContourData)
+            longest_value = max(longest_value, max(len(v.original_string) for v in contour.ContourData))
             corners = np.array(contour.ContourData, float).reshape(-1, 3)
-            assert len(corners) == int(contour.NumberOfContourPoints) >= 3
+            assert len(corners) == int(contour.NumberOfContourPoints)
+            fewest = min(fewest, len(corners))
             placed = slices.to_pixels(corners, k)
             off_plane = max(off_plane, float(np.abs(placed[:, 2]).max()))
             points += len(corners)
@@ -223,7 +225,9 @@ def read_rtstruct(path, slices):
         facts[name] = {
             "contours": len(roi.ContourSequence),
             "points": points,
+            "fewest_points": fewest,
             "longest_bytes": longest,
+            "longest_value": longest_value,
             "exclusive_or": exclusive,
             "area_ratio": area / max(1, int(masks[name].sum())),
             "off_plane_mm": off_plane,
@@ -341,6 +345,10 @@ def main():
                 entry["area_ratio"] *= int(roi_masks[roi_name].sum()) / max(1, int(reference[name].sum()))
                 if entry["rtstruct_dice"] < 0.999 or abs(entry["area_ratio"] - 1) > 0.005:
                     wrong.append(f"{name}: RTSTRUCT Dice {entry['rtstruct_dice']}, area ratio {entry['area_ratio']}")
+            if fact["fewest_points"] < 3:
+                wrong.append(f"{name}: a contour of {fact['fewest_points']} points")
+            if fact["longest_value"] > 16:
+                wrong.append(f"{name}: a decimal string of {fact['longest_value']} bytes")
             if fact["off_plane_mm"] > 0.01 or not fact["union_equals_parity"]:
                 wrong.append(f"{name}: off plane by {fact['off_plane_mm']} mm, or contours overlap")
         for name in reference.keys() - {by_roi_name.get(n, n) for n in facts}:

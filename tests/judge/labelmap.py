@@ -54,6 +54,24 @@ def read_nrrd(path):
     return voxels, directions, vector(fields["space origin"])
 
 
+def placed(volume, slices):
+    """A volume's values at the centres of the CT's voxels, by patient coordinates; 0 outside it."""
+    voxels, directions, origin = volume
+    found = np.zeros(slices.shape, voxels.dtype)
+    j, i = np.mgrid[: slices.rows, : slices.columns]
+    for k, header in enumerate(slices.headers):
+        between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+        points = slices.positions[k] + np.outer(i.ravel() * between_columns, slices.row)
+        points += np.outer(j.ravel() * between_rows, slices.column)
+        at = (points - origin) @ np.linalg.inv(directions).T
+        index = np.rint(at).astype(int)
+        inside = ((index >= 0) & (index < np.array(voxels.shape)[::-1])).all(axis=1)
+        assert not inside.any() or np.abs(at - index)[inside].max() < 0.01, "the volume is not on the grid of the CT"
+        x, y, z = index[inside].T
+        found[k].reshape(-1)[inside] = voxels[z, y, x]
+    return found
+
+
 def dcmqi_tool():
     """The executable itself: pip's wrapper beside the interpreter."""
     beside = Path(sys.executable).with_name("segimage2itkimage")
@@ -68,21 +86,8 @@ def by_dcmqi(path, slices):
         found = sorted(Path(folder).glob("*.nrrd"))
         if done.returncode or len(found) != 1:
             return None, f"exit {done.returncode}: {(done.stderr + done.stdout).strip().splitlines()[-1:]}"
-        voxels, directions, origin = read_nrrd(found[0])
-    labels = np.zeros(slices.shape, np.uint16)
-    j, i = np.mgrid[: slices.rows, : slices.columns]
-    worst = 0.0
-    for k, header in enumerate(slices.headers):
-        between_rows, between_columns = (float(v) for v in header.PixelSpacing)
-        points = slices.positions[k] + np.outer(i.ravel() * between_columns, slices.row) + np.outer(j.ravel() * between_rows, slices.column)
-        at = (points - origin) @ np.linalg.inv(directions).T
-        index = np.rint(at).astype(int)
-        inside = ((index >= 0) & (index < np.array(voxels.shape)[::-1])).all(axis=1)
-        if inside.any():
-            worst = max(worst, float(np.abs(at - index)[inside].max()))
-        x, y, z = index[inside].T
-        labels[k].reshape(-1)[inside] = voxels[z, y, x]
-    return labels, f"voxel centres within {worst:.4f} voxels"
+        volume = read_nrrd(found[0])
+    return placed(volume, slices), "one volume"
 
 
 def write_by_highdicom(path, masks, slices, out):

@@ -16,7 +16,7 @@ const SEGMENTATION: Code = Code {
 };
 
 /// A slice's plane as its source wrote it.
-pub(super) struct Plane {
+pub(crate) struct Plane {
     position: Value,
     orientation: Value,
     spacing: Value,
@@ -25,7 +25,7 @@ pub(super) struct Plane {
 
 /// One frame: a slice of the grid, and whose voxels it holds.
 #[derive(Clone, Copy)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     pub k: usize,
     /// Index of the one mask it shows; `None` where labels of all masks stand in one frame.
     pub mask: Option<usize>,
@@ -33,12 +33,12 @@ pub(super) struct Frame {
 
 impl Frame {
     fn segment_number(&self) -> Option<u16> {
-        self.mask.map(super::segment_number)
+        self.mask.map(crate::results::seg::segment_number)
     }
 }
 
 /// The planes of all slices, as text.
-pub(super) fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError> {
+pub(crate) fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError> {
     const WANTED: &[Tag] = &[
         tags::IMAGE_POSITION_PATIENT,
         tags::IMAGE_ORIENTATION_PATIENT,
@@ -92,7 +92,7 @@ fn measured_alike(planes: &[Plane]) -> bool {
 }
 
 /// Shared Functional Groups.
-pub(super) fn shared_groups(planes: &[Plane], source: &Source<'_>) -> DataSet {
+pub(crate) fn shared_groups(planes: &[Plane], source: &Source<'_>) -> DataSet {
     let mut groups = DataSet::default();
     if oriented_alike(planes) {
         put_orientation(&mut groups, &planes[0]);
@@ -125,7 +125,7 @@ fn spacing_between_slices(source: &Source<'_>) -> Option<String> {
 }
 
 /// Per-frame Functional Groups, encoded frame by frame: thousands of them never stand in memory as trees.
-pub(super) fn append_groups(out: &mut Vec<u8>, source: &Source<'_>, planes: &[Plane], frames: &[Frame]) {
+pub(crate) fn append_groups(out: &mut Vec<u8>, source: &Source<'_>, planes: &[Plane], frames: &[Frame]) {
     let (oriented, measured) = (oriented_alike(planes), measured_alike(planes));
     let ranks = ranks(planes.len(), frames);
     let start = dataset::open_sequence(out, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
@@ -181,7 +181,7 @@ fn put_derivation(groups: &mut DataSet, sop_class_uid: &Uid, sop_instance_uid: &
 }
 
 /// Multi-frame Dimension (C.7.6.17): segment where frames have one, then position.
-pub(super) fn multi_frame_dimension(data: &mut DataSet, source: &Source<'_>, kind: &'static str, by_segment: bool) {
+pub(crate) fn multi_frame_dimension(data: &mut DataSet, source: &Source<'_>, kind: &'static str, by_segment: bool) {
     let organization = common::derived(source, kind, "dimensions");
     data.item(tags::DIMENSION_ORGANIZATION_SEQUENCE, |item| {
         item.uid(tags::DIMENSION_ORGANIZATION_UID, &organization)
