@@ -32,8 +32,9 @@
 //! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10),
 //!   [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us), [`table`].
 //! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
-//!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates), [`segment`] (MedSAM), [`plausible`] (left is left), [`results`] (one file per kind), [`proof`] (read back before it is kept), [`pipeline`] (the
-//!   story in six steps), [`evaluate`] (against truth). No clock, socket, database or async here.
+//!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates), [`segment`]
+//!   (MedSAM), [`plausible`] (left is left), [`results`] (one file per kind), [`proof`] (read back before it is kept),
+//!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth). No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
 //!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
 //!   [`gather`] (when a series is whole), [`watch`] (drop folders).
