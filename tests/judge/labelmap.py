@@ -67,7 +67,7 @@ def placed(volume, slices):
         index = np.rint(at).astype(int)
         inside = ((index >= 0) & (index < np.array(voxels.shape)[::-1])).all(axis=1)
         # dcmqi spaces its slices evenly; those of the CT may be uneven by a fiftieth of a step.
-    assert not inside.any() or np.abs(at - index)[inside].max() < 0.03, "the volume is not on the grid of the CT"
+        assert not inside.any() or np.abs(at - index)[inside].max() < 0.03, "the volume is not on the grid of the CT"
         x, y, z = index[inside].T
         found[k].reshape(-1)[inside] = voxels[z, y, x]
     return found
