@@ -7,5 +7,6 @@ pub mod part10;
 pub mod scan;
 pub mod fields;
 pub mod object;
+pub mod implicit;
 pub mod codec;
 pub mod header;

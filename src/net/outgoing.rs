@@ -1,10 +1,12 @@
 //! A kept object on its way out: the data set of a Part 10 file, in pieces ready to send.
 
+use crate::dicom::implicit::implicit_vr;
+use crate::dicom::object::Object;
+use crate::dicom::scan::{Encoding, ScanError};
 use crate::dicom::uid::Uid;
 use crate::net::association::push_fragment;
 use crate::net::scu::{Outgoing, ScuError};
-use dicom::object::{FileMetaTable, OpenFileOptions};
-use dicom::transfer_syntax::entries;
+use dicom::object::FileMetaTable;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -74,14 +76,16 @@ fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
 
 /// Explicit to implicit VR, for peers that take nothing else. Whole in memory; the objects are our own results.
 fn recode(path: &Path) -> Result<Data, String> {
-    let object = OpenFileOptions::new()
-        .open_file(path)
-        .map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    object
-        .write_dataset_with_ts(&mut bytes, &entries::IMPLICIT_VR_LITTLE_ENDIAN.erased())
-        .map_err(|error| error.to_string())?;
-    Ok(Data::Recoded(io::Cursor::new(bytes)))
+    let file = std::fs::read(path).map_err(|error| error.to_string())?;
+    let object = Object::open(&file).map_err(|error| error.to_string())?;
+    if object.encoding != Encoding::EXPLICIT_LE {
+        return Err(format!("it is in transfer syntax {}", object.transfer_syntax_uid));
+    }
+    match implicit_vr(&object.data_set) {
+        Ok(bytes) => Ok(Data::Recoded(io::Cursor::new(bytes))),
+        Err(ScanError::NeedMore) => Err("it ends within an element".into()),
+        Err(ScanError::Malformed(problem)) => Err(problem),
+    }
 }
 
 /// Reads ahead this much for one write.

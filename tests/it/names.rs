@@ -5,6 +5,10 @@ use crate::results::{POSES, files, identity, phantom, run, series_of, shapes, te
 use crate::support::daemon::free_port;
 use crate::support::orthanc::Orthanc;
 use crate::support::peers::{peer, python};
+use medlsamd::dicom::fields::Fields;
+use medlsamd::dicom::implicit::implicit_vr;
+use medlsamd::dicom::object::Object;
+use medlsamd::dicom::scan::Encoding;
 use medlsamd::results::ResultObject;
 use medlsamd::results::notice::{self, Notice};
 use std::path::{Path, PathBuf};
@@ -202,6 +206,27 @@ fn names_come_back_out_of_orthanc() {
             let decoded = tags["PatientName"] == name.text;
             let wanted = name.character_set != Some(ORTHANC_KEEPS_ONLY);
             assert_eq!(decoded, wanted, "{:?} {}: {tags}", name.character_set, object.kind);
+        }
+    }
+}
+
+/// For a peer that takes nothing but Implicit VR the objects are re-encoded on the way.
+#[test]
+fn names_keep_their_bytes_on_the_way_to_implicit_vr() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (n, name) in NAMES.iter().enumerate() {
+        for (_, object) in objects(name, n, folder.path()) {
+            let explicit = Object::open(&object.part10).expect("our object");
+            let implicit = implicit_vr(&explicit.data_set).expect("implicit VR");
+            let fields = Fields::whole(&implicit, Encoding::IMPLICIT_LE).expect("a data set");
+            let value = fields.element(0x0010_0010).expect("a name").value;
+            assert_eq!(
+                value.trim_ascii_end(),
+                name.bytes,
+                "{:?} {}",
+                name.character_set,
+                object.key
+            );
         }
     }
 }
