@@ -3,8 +3,8 @@
 use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
-use crate::results::profile::{self, Profile};
-use crate::structure;
+use crate::results::profile::{self, Profile, SegEncoding};
+use crate::structure::{self, Role};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -413,6 +413,56 @@ fn first_alike(profiles: &BTreeMap<String, Profile>, profile: &Profile) -> Strin
     }
 }
 
+/// Destinations that do not exist, or take nothing of what the protocol makes.
+fn check_receivers(
+    protocol: &Protocol,
+    written: &Written,
+    routes: &[Route],
+    complain: &mut dyn FnMut(&str, String, &str),
+) {
+    for name in &protocol.send_to {
+        let Some(route) = routes.iter().find(|route| route.name == *name) else {
+            if !written.destination.iter().any(|d| d.name == *name) {
+                let hint = "add a [[destination]] of that name";
+                complain("send_to", format!("no destination is called {name:?}"), hint);
+            }
+            continue;
+        };
+        if overlaps(protocol, route) {
+            let problem = format!("{name} takes label maps only, which cannot hold the body and what lies in it");
+            complain(
+                "send_to",
+                problem,
+                "give its profile seg = \"auto\", or leave external out",
+            );
+        }
+        if !protocol
+            .results
+            .iter()
+            .any(|result| route.profile.takes.contains(result))
+        {
+            let takes = route.profile.takes.join(", ");
+            complain(
+                "send_to",
+                format!("{name} takes {takes}, none of which is among the results"),
+                "add one to results, or give the destination another profile",
+            );
+        }
+    }
+}
+
+/// Whether a label map would have to hold the body and the organs within it.
+fn overlaps(protocol: &Protocol, route: &Route) -> bool {
+    let computed = |name: &String| structure::by_name(name).is_some_and(|s| s.role != Role::Organ);
+    route.profile.seg == SegEncoding::Labelmap
+        && protocol
+            .results
+            .iter()
+            .any(|result| result == "seg" && route.profile.takes.contains(result))
+        && protocol.structures.len() > 1
+        && protocol.structures.iter().any(computed)
+}
+
 fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Problem>) {
     let mut names = BTreeSet::new();
     for (n, protocol) in written.protocol.iter().enumerate() {
@@ -458,34 +508,13 @@ fn check_protocols(written: &Written, routes: &[Route], problems: &mut Vec<Probl
                 "none, sc or sr",
             );
         }
-        for name in &protocol.send_to {
-            let Some(route) = routes.iter().find(|route| route.name == *name) else {
-                if !written.destination.iter().any(|d| d.name == *name) {
-                    let hint = "add a [[destination]] of that name";
-                    complain("send_to", format!("no destination is called {name:?}"), hint);
-                }
-                continue;
-            };
-            if !protocol
-                .results
-                .iter()
-                .any(|result| route.profile.takes.contains(result))
-            {
-                let takes = route.profile.takes.join(", ");
-                complain(
-                    "send_to",
-                    format!("{name} takes {takes}, none of which is among the results"),
-                    "add one to results, or give the destination another profile",
-                );
-            }
-        }
+        check_receivers(protocol, written, routes, &mut complain);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::profile::SegEncoding;
 
     #[test]
     fn the_example_is_fine_and_every_problem_is_reported_at_once() {
@@ -521,6 +550,17 @@ mod tests {
         assert_eq!(config.routes[0].profile.seg, SegEncoding::Auto);
         // Eclipse's style is the generic one.
         assert_eq!(config.routes[0].style, results::GENERIC);
+
+        let mut mixed = written.clone();
+        let own = mixed.profile.get_mut("our_tps").unwrap();
+        (own.seg, own.takes) = (SegEncoding::Labelmap, vec!["seg".into()]);
+        assert!(Config::resolve(mixed.clone()).is_ok());
+        mixed.protocol[0].structures.push("external".into());
+        let problems = Config::resolve(mixed).unwrap_err();
+        assert!(
+            problems.len() == 1 && problems[0].problem.contains("label maps only"),
+            "{problems:#?}"
+        );
 
         written.destination[0].profile = "elsewhere".into();
         let seg_only = vec!["seg".to_owned()];
