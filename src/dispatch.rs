@@ -75,3 +75,43 @@ pub fn to_all(protocol: &Protocol, key: &str) -> Vec<Parcel> {
     };
     protocol.send_to.iter().map(parcel).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Written;
+    use crate::results::profile::SegEncoding;
+
+    fn keys(wanted: &[Wanted]) -> Vec<(String, bool)> {
+        let key = |w: &Wanted| (results::key(w.kind.name, &w.profile), w.optional);
+        wanted.iter().map(key).collect()
+    }
+
+    #[test]
+    fn alike_receivers_share_objects_and_a_form_that_was_not_written_is_not_sent() {
+        let mut written = Written::example();
+        let own = written.profile.get_mut("our_tps").unwrap();
+        (own.seg, own.takes) = (SegEncoding::Auto, vec!["seg".into()]);
+        own.style.names.insert("liver".into(), "Leber".into());
+        let mut tps = written.destination[0].clone();
+        (tps.name, tps.profile) = ("TPS".into(), "our_tps".into());
+        written.destination.push(tps);
+        written.protocol[0].send_to.push("TPS".into());
+        let config = Config::resolve(written).unwrap();
+        let (wanted, parcels) = plan(&config, &config.written.protocol[0]);
+        let expected = [
+            ("seg", false),
+            ("rtstruct", false),
+            ("labelmap-our_tps", true),
+            ("seg-our_tps", false),
+        ];
+        assert_eq!(
+            keys(&wanted),
+            expected.map(|(key, optional)| (key.to_owned(), optional))
+        );
+        assert_eq!(parcels[0].items, [["seg"], ["rtstruct"]]);
+        assert_eq!(parcels[1].items, [["labelmap-our_tps", "seg-our_tps"]]);
+        let sent = of_written(parcels, &["seg", "rtstruct", "seg-our_tps"]);
+        assert_eq!(sent[1].items, [["seg-our_tps"]]);
+    }
+}

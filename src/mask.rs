@@ -1,5 +1,6 @@
 //! Voxels that belong to a structure or region, on the stored grid of the series.
 
+use crate::geometry::Vec3;
 use crate::structure::Structure;
 use ndarray::{Array3, ArrayView3, ArrayViewMut2, s};
 
@@ -57,6 +58,16 @@ impl Block {
 fn indices([i0, j0, k0]: [usize; 3], voxels: &Array3<bool>) -> impl Iterator<Item = [usize; 3]> + '_ {
     let inside = voxels.indexed_iter().filter(|(_, v)| **v);
     inside.map(move |((k, j, i), _)| [i0 + i, j0 + j, k0 + k])
+}
+
+/// The mean of grid indices (i, j, k); `None` of none.
+pub fn centre(indices: impl Iterator<Item = [usize; 3]>) -> Option<Vec3> {
+    let (mut sum, mut count) = ([0usize; 3], 0usize);
+    for at in indices {
+        sum = [0, 1, 2].map(|axis| sum[axis] + at[axis]);
+        count += 1;
+    }
+    (count > 0).then(|| sum.map(|sum| sum as f64 / count as f64))
 }
 
 /// A structure's voxels, kept as the smallest block that holds them.

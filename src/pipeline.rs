@@ -36,7 +36,7 @@ pub struct Wanted {
     pub kind: &'static Kind,
     pub profile: String,
     pub style: Style,
-    /// Another object says the same: when this one cannot be written, the run goes on without it.
+    /// Another object says the same: when this one cannot hold the masks, the run goes on without it.
     pub optional: bool,
 }
 
@@ -187,7 +187,7 @@ pub fn run(
     })
 }
 
-/// Every wanted object, and a note for each optional one that could not be written.
+/// Every wanted object, and a note for each optional one that cannot hold these masks.
 fn write(wanted: &[Wanted], source: &Source<'_>) -> Result<(Vec<ResultObject>, Vec<String>), ResultError> {
     let (mut objects, mut notes) = (Vec::new(), Vec::new());
     for one in wanted {
@@ -201,7 +201,9 @@ fn write(wanted: &[Wanted], source: &Source<'_>) -> Result<(Vec<ResultObject>, V
         };
         match (one.kind.write)(&source) {
             Ok(object) => objects.push(object),
-            Err(error) if one.optional => notes.push(format!("no {} was written: {error}", one.kind.name)),
+            Err(error @ ResultError::Overlap { .. }) if one.optional => {
+                notes.push(format!("no {} was written: {error}", one.kind.name))
+            }
             Err(error) => return Err(error),
         }
     }

@@ -4,7 +4,7 @@
 //! three litres and an organ in a hernia are real.
 
 use crate::geometry::Vec3;
-use crate::mask::Mask;
+use crate::mask::{self, Mask};
 use crate::volume::Volume;
 use crate::volume::body::Body;
 
@@ -118,17 +118,10 @@ fn outside(mask: &Mask, body: Option<&Body>) -> Option<String> {
     (share > MAX_OUTSIDE).then(|| format!("{:.0} % of it lies outside of the body", 100.0 * share))
 }
 
-/// Patient LPS millimetres.
+/// Patient LPS millimetres. A mask is never empty.
 fn middle(volume: &Volume, mask: &Mask) -> Vec3 {
-    let (mut sum, mut count) = ([0usize; 3], 0usize);
-    for at in mask.indices() {
-        sum = [0, 1, 2].map(|axis| sum[axis] + at[axis]);
-        count += 1;
-    }
-    volume
-        .grid
-        .to_patient(sum.map(|s| s as f64 / count.max(1) as f64))
-        .to_array()
+    let at = mask::centre(mask.indices()).unwrap_or_default();
+    volume.grid.to_patient(at).to_array()
 }
 
 #[cfg(test)]

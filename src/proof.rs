@@ -4,9 +4,8 @@
 //! back every voxel; an RTSTRUCT, whose contours a reader fills by its own rule, all but a thousandth of them. A mismatch is a bug
 //! of ours that would misplace a contour, so it ends the job: nothing of it is kept or sent.
 
-use crate::geometry::Vec3;
-use crate::labels::{self, Labels, LabelsError, Moments, Region};
-use crate::mask::{Block, Mask};
+use crate::labels::{self, LabelsError, Moments, Placer, Region};
+use crate::mask::{self, Block, Mask};
 use crate::results::{self, Proven, ResultObject};
 use crate::series::Series;
 use serde::{Deserialize, Serialize};
@@ -40,7 +39,7 @@ pub struct Proof {
 /// The object does not say what was meant. A bug of ours: fail closed, a person must look.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
-    #[error("placement proof: our own {object} cannot be read back: {cause}; nothing was kept")]
+    #[error("placement proof: our own {object} cannot be read back on its series: {cause}; nothing was kept")]
     Unreadable { object: String, cause: LabelsError },
     #[error("placement proof: {object} holds {found} structures instead of {expected}; nothing was kept")]
     Count {
@@ -74,7 +73,8 @@ pub fn prove(object: &ResultObject, series: &Series, masks: &[Mask]) -> Result<V
             expected: masks.len(),
         });
     }
-    let of_mask = |(mask, region): (&Mask, &Region)| one(object, proven, series, &labels, mask, region);
+    let placer = labels.on(series).map_err(unreadable)?;
+    let of_mask = |(mask, region): (&Mask, &Region)| one(object, proven, series, &placer, mask, region);
     masks.iter().zip(&labels.regions).map(of_mask).collect()
 }
 
@@ -82,7 +82,7 @@ fn one(
     object: &ResultObject,
     proven: Proven,
     series: &Series,
-    labels: &Labels,
+    placer: &Placer<'_>,
     mask: &Mask,
     region: &Region,
 ) -> Result<Proof, ProofError> {
@@ -91,10 +91,7 @@ fn one(
         structure: mask.structure.name.into(),
         problem,
     };
-    let placed = labels
-        .on(series)
-        .and_then(|placer| placer.place(region))
-        .map_err(|e| misplaced(e.to_string()))?;
+    let placed = placer.place(region).map_err(|e| misplaced(e.to_string()))?;
     let proof = Proof {
         object: object.key.clone(),
         structure: mask.structure.name.into(),
@@ -124,43 +121,26 @@ fn one(
 
 /// Voxel by voxel; object and structure are left to be named.
 fn compare(mask: &Mask, block: Option<&Block>, contours: Option<Moments>, series: &Series) -> Proof {
-    let (mut meant, mut read) = (Centre::default(), Centre::default());
-    mask.indices().for_each(|at| meant.add(at));
-    let mut both = 0;
+    let voxels = mask.voxel_count();
+    let (mut read, mut both) = (0, 0);
     for at in block.into_iter().flat_map(Block::indices) {
-        read.add(at);
+        read += 1;
         both += usize::from(mask.contains(at));
     }
-    let volume = contours.map_or(read.count as f64, |moments| moments.volume);
-    let centre = contours.map(|moments| moments.centre).or_else(|| read.mean());
-    let centroid_mm = match (meant.mean(), centre) {
+    let volume = contours.map_or(read as f64, |moments| moments.volume);
+    let centre = contours.map(|moments| moments.centre);
+    let centre = centre.or_else(|| mask::centre(block?.indices()));
+    let centroid_mm = match (mask::centre(mask.indices()), centre) {
         (Some(a), Some(b)) => series.grid.to_patient(a).distance_mm(series.grid.to_patient(b)),
         _ => f64::MAX,
     };
     Proof {
         object: String::new(),
         structure: String::new(),
-        voxels: meant.count,
-        unequal_voxels: meant.count + read.count - 2 * both,
-        dice: 2.0 * both as f64 / (meant.count + read.count).max(1) as f64,
-        volume_ratio: volume / meant.count.max(1) as f64,
+        voxels,
+        unequal_voxels: voxels + read - 2 * both,
+        dice: 2.0 * both as f64 / (voxels + read).max(1) as f64,
+        volume_ratio: volume / voxels.max(1) as f64,
         centroid_mm,
-    }
-}
-
-#[derive(Default)]
-struct Centre {
-    sum: [usize; 3],
-    count: usize,
-}
-
-impl Centre {
-    fn add(&mut self, at: [usize; 3]) {
-        self.sum = [0, 1, 2].map(|axis| self.sum[axis] + at[axis]);
-        self.count += 1;
-    }
-
-    fn mean(&self) -> Option<Vec3> {
-        (self.count > 0).then(|| self.sum.map(|sum| sum as f64 / self.count as f64))
     }
 }

@@ -174,11 +174,11 @@ impl Lane {
         };
         crate::failpoint::hit("worker_before_keep");
         let name = job.protocol.as_deref().unwrap_or_default();
-        let parcels = self.config.protocol(name).map(|p| dispatch::plan(&self.config, p).1);
+        let planned = self.config.protocol(name).map(|p| dispatch::plan(&self.config, p).1);
+        let written: Vec<&str> = kept.iter().map(|result| result.kind.as_str()).collect();
+        let parcels = dispatch::of_written(planned.unwrap_or_default(), &written);
         let (summary, now) = (summary(&outcome.report), Timestamp::now());
-        let state = self
-            .store
-            .keep(job, &kept, &summary, &parcels.unwrap_or_default(), now)?;
+        let state = self.store.keep(job, &kept, &summary, &parcels, now)?;
         tracing::info!(%state, results = kept.len(), "results kept");
         (self.kept)();
         Ok(())

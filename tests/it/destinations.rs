@@ -16,6 +16,8 @@ fn config(orthanc: u16, archive: u16, tps: u16) -> String {
     format!(
         "[series]\nsettle_s = 2.0\nquiet_period_s = 4.0\n\
          [[peer]]\nae_title = \"STORESCU\"\nhost = \"127.0.0.1\"\nmay = [\"store\"]\n\
+         [[protocol]]\nname = \"body\"\nmatch = {{ SeriesDescription = \"WITH BODY\" }}\n\
+         structures = [\"liver\", \"external\"]\nresults = [\"seg\"]\nsend_to = [\"ARCHIVE\"]\n\
          [[protocol]]\nname = \"abdomen\"\nstructures = [\"liver\"]\nresults = [\"seg\", \"rtstruct\"]\nnotice = \"sc\"\n\
          send_to = [\"PACS\", \"ARCHIVE\", \"TPS\"]\n\
          [[destination]]\nname = \"PACS\"\naddress = \"ORTHANC@127.0.0.1:{orthanc}\"\nprofile = \"ours\"\nretry_s = 1.0\n\
@@ -123,4 +125,56 @@ fn each_destination_gets_the_form_it_takes_and_a_notice_when_there_is_nothing() 
         "no reason in the notice"
     );
     assert_eq!(daemon.jobs()[1].state, State::Refused);
+}
+
+/// The same slices as another series, whose description asks for the body too.
+fn as_another_series(dcmodify: &Path, files: &[PathBuf]) {
+    let mut command = Command::new(dcmodify);
+    command.args([
+        "-nb",
+        "-gin",
+        "-i",
+        "SeriesDescription=WITH BODY",
+        "-m",
+        "SeriesInstanceUID=1.2.826.0.1.3680043.10.77",
+    ]);
+    let output = command.args(files).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The body overlaps the organs, which a label map cannot hold: the other form goes, and the job does not fail.
+#[test]
+fn masks_that_overlap_go_as_binary() {
+    let (Some(root), Some(storescu), Some(dcmodify)) = (data::folder(), peer("storescu"), peer("dcmodify")) else {
+        return;
+    };
+    let Some(archive) = Receiver::start(&["-pm", "+xa"]) else {
+        return;
+    };
+    let mut daemon = Served::start(&Setup {
+        config: &config(free_port(), archive.port, free_port()),
+        environment: &[],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let files = data::unpack(&root.join("dicom/crlm_1006.zip"), folder.path());
+    as_another_series(&dcmodify, &files);
+    push(&storescu, daemon.port, &files);
+    let jobs = daemon.wait_for_jobs(1, PATIENCE);
+    assert_eq!(
+        (jobs[0].state, jobs[0].protocol.as_deref()),
+        (State::Done, Some("body")),
+        "{:?}",
+        jobs[0].reason
+    );
+    let (kinds, mut names) = received(&archive.files());
+    names.sort();
+    assert_eq!(
+        (kinds, names),
+        (vec![Kind::SegBinary], vec!["External".to_owned(), "Liver".to_owned()])
+    );
+    assert!(
+        jobs[0].summary.report_json.contains("no labelmap was written"),
+        "{}",
+        jobs[0].summary.report_json
+    );
 }
