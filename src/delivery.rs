@@ -102,6 +102,9 @@ async fn send(store: &Store, config: &Config, route: &Route, delivery: &DueDeliv
         connect_timeout: timeout.min(Duration::from_secs(20)),
         timeout,
     };
+    if delivery.items.iter().any(Vec::is_empty) {
+        return Err("a result that is to be sent is not among those kept; compute the job again".into());
+    }
     let items = worth_offering(store, route, delivery).await?;
     let outgoing = |object: &KeptResult| Outgoing {
         sop_class_uid: object.sop_class_uid.clone(),

@@ -93,6 +93,15 @@ pub struct PlacedStructure {
 }
 
 impl PlacedStructure {
+    /// Whole, or cut at some face.
+    pub fn presence(&self) -> Presence {
+        if self.cut.is_empty() {
+            Presence::Whole
+        } else {
+            Presence::Cut
+        }
+    }
+
     /// The box of what is in view: faces that the field of view cuts are where the view ends. `None` without points.
     pub fn bounds(&self) -> Option<Box3> {
         let side = |face: Face| {

@@ -33,8 +33,7 @@ impl Truth {
         let mut presence = BTreeMap::new();
         for structure in structure::sought() {
             let is = match placed.get(structure.name) {
-                Some(placed) if placed.cut.is_empty() => Presence::Whole,
-                Some(_) => Presence::Cut,
+                Some(placed) => placed.presence(),
                 None if masks.iter().any(|m| m.structure == structure) => continue,
                 None => Presence::Absent,
             };
@@ -52,13 +51,7 @@ impl Truth {
     /// Of masks that somebody drew, on the grid of the CT. What was not drawn is not known.
     pub fn of_masks(id: &str, grid: &Grid, masks: Vec<Mask>) -> Self {
         let placed = teach::points_of_masks(grid, &masks);
-        let known = |mask: &Mask| {
-            let is = match placed.get(mask.structure.name)?.cut.is_empty() {
-                true => Presence::Whole,
-                false => Presence::Cut,
-            };
-            Some((mask.structure.name, is))
-        };
+        let known = |mask: &Mask| Some((mask.structure.name, placed.get(mask.structure.name)?.presence()));
         Self {
             id: id.into(),
             presence: masks.iter().filter_map(known).collect(),
@@ -76,13 +69,7 @@ impl Truth {
         without.insert(placed.volume.clone());
         let known = |s: &'static Structure| {
             let by_eye = placed.presence.get(s.name).copied();
-            let by_points = placed.structures.get(s.name).map(|points| {
-                if points.cut.is_empty() {
-                    Presence::Whole
-                } else {
-                    Presence::Cut
-                }
-            });
+            let by_points = placed.structures.get(s.name).map(PlacedStructure::presence);
             Some((s.name, by_eye.or(by_points)?))
         };
         Self {

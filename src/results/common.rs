@@ -1,5 +1,6 @@
 //! The modules every result shares, named as PS3.3 names them, and the patient's and study's attributes from the source.
 
+use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::results::dataset::{self, DataSet, Value};
 use crate::results::header;
@@ -202,6 +203,14 @@ pub(crate) fn derived(source: &Source<'_>, kind: &str, role: &str) -> Uid {
 /// The UID that follows a structure through the objects of a job, the same in SEG and SR.
 pub(crate) fn tracking_uid(source: &Source<'_>, structure: &Structure) -> Uid {
     derived(source, "tracking", structure.name)
+}
+
+/// An item of Source Image Sequence.
+pub(crate) fn source_image(instance: &Instance) -> DataSet {
+    let mut item = DataSet::default();
+    item.put_reference(&instance.sop_class_uid, &instance.sop_instance_uid);
+    item.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, SOURCE_IMAGE);
+    item
 }
 
 /// A UID of the standard.

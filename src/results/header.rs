@@ -1,8 +1,9 @@
 //! Attributes of a source slice as its own bytes, for copying into a result.
 
+use crate::dicom::fields::from_scan;
 use crate::dicom::header::{HeaderError, file_meta};
-use crate::dicom::scan::{self, Encoding, ScanError};
-use crate::dicom::uid::Uid;
+use crate::dicom::object;
+use crate::dicom::scan::{self, Encoding};
 use crate::results::ResultError;
 use crate::results::dataset::{DataSet, Value, standard_vr};
 use dicom::core::{Tag, VR};
@@ -17,10 +18,6 @@ const MAX_HEADER: usize = 32 << 20;
 const MAX_DEPTH: usize = 8;
 /// Longer values are no attributes of a patient.
 const MAX_VALUE: usize = 64 << 10;
-const ITEM: u32 = 0xFFFE_E000;
-const SEQUENCE_DELIMITATION: u32 = 0xFFFE_E0DD;
-const BEFORE_ITEMS: u32 = 0xFFFE_DFFF;
-const UNDEFINED: u32 = u32::MAX;
 
 /// Reads the wanted attributes of a Part 10 file. Absent ones are left out, as are sequences that cannot be copied faithfully.
 pub(crate) fn read(path: &Path, wanted: &[Tag]) -> Result<DataSet, ResultError> {
@@ -47,27 +44,13 @@ fn attributes(file: &[u8], complete: bool, wanted: &[Tag]) -> Result<DataSet, He
     let body = &file[start..];
     let encoding = Encoding::of(&transfer_syntax_uid);
     if encoding.deflated {
-        return collect(
-            &inflate(body, &transfer_syntax_uid, complete)?,
-            Encoding::EXPLICIT_LE,
-            true,
-            wanted,
-        );
+        if !complete {
+            return Err(HeaderError::NeedMore { at_hand: body.len() });
+        }
+        let plain = object::inflate(body).map_err(HeaderError::Malformed)?;
+        return collect(&plain, Encoding::EXPLICIT_LE, true, wanted);
     }
     collect(body, encoding, complete, wanted)
-}
-
-/// Inflates a deflated data set, up to the bound that holds for any header.
-fn inflate(body: &[u8], transfer_syntax_uid: &Uid, complete: bool) -> Result<Vec<u8>, HeaderError> {
-    if !complete {
-        return Err(HeaderError::NeedMore { at_hand: body.len() });
-    }
-    let mut plain = Vec::new();
-    let inflated = flate2::read::DeflateDecoder::new(body)
-        .take(MAX_HEADER as u64)
-        .read_to_end(&mut plain);
-    inflated.map_err(|error| HeaderError::Malformed(format!("{transfer_syntax_uid}: {error}")))?;
-    Ok(plain)
 }
 
 fn collect(data: &[u8], encoding: Encoding, complete: bool, wanted: &[Tag]) -> Result<DataSet, HeaderError> {
@@ -80,11 +63,7 @@ fn collect(data: &[u8], encoding: Encoding, complete: bool, wanted: &[Tag]) -> R
             found.insert(*tag, value);
         }
     })
-    .map_err(|error| match error {
-        ScanError::NeedMore if !complete => HeaderError::NeedMore { at_hand: data.len() },
-        ScanError::NeedMore => HeaderError::Malformed(format!("it ends within an element, after {} bytes", data.len())),
-        ScanError::Malformed(what) => HeaderError::Malformed(what),
-    })?;
+    .map_err(|error| from_scan(error, data.len(), complete))?;
     if end == data.len() && !complete {
         return Err(HeaderError::NeedMore { at_hand: data.len() });
     }
@@ -105,7 +84,7 @@ fn value(element: &scan::Element<'_>, encoding: Encoding, depth: usize) -> Optio
         None => standard_vr(tag),
     };
     if vr == VR::SQ {
-        return Some(Value::Items(items(element.value, encoding, depth.checked_sub(1)?)?));
+        return Some(Value::Items(items(element, encoding, depth.checked_sub(1)?)?));
     }
     use VR::*;
     let text = matches!(
@@ -117,52 +96,21 @@ fn value(element: &scan::Element<'_>, encoding: Encoding, depth: usize) -> Optio
         .then(|| Value::Bytes(vr, element.value.to_vec()))
 }
 
-/// The items of a sequence's value; `None` if any of it cannot be read or carried over.
-fn items(data: &[u8], encoding: Encoding, depth: usize) -> Option<Vec<DataSet>> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < data.len() {
-        let (tag, length) = item_head(data.get(at..at + 8)?, encoding);
-        at += 8;
-        match tag {
-            ITEM => {}
-            SEQUENCE_DELIMITATION => break,
-            _ => return None,
-        }
-        let content = if length == UNDEFINED {
-            data.get(at..)?
-        } else {
-            data.get(at..at.checked_add(length as usize)?)?
-        };
+/// The items of a sequence; `None` if any of it cannot be read or carried over.
+fn items(sequence: &scan::Element<'_>, encoding: Encoding, depth: usize) -> Option<Vec<DataSet>> {
+    let (items, encoding) = scan::items(*sequence, encoding).ok()?;
+    let item = |content: &[u8]| {
         let mut item = DataSet::default();
         let mut whole = true;
-        let end = scan::scan(content, encoding, BEFORE_ITEMS, |element| {
+        let end = scan::scan(content, encoding, scan::Tag::MAX, |element| {
             match value(&element, encoding, depth) {
                 Some(value) => item.insert(Tag((element.tag >> 16) as u16, element.tag as u16), value),
                 None => whole = false,
             }
         });
-        // An item of undefined length ends with a delimiter of its own.
-        at += end.ok()? + if length == UNDEFINED { 8 } else { 0 };
-        if !whole {
-            return None;
-        }
-        found.push(item);
-    }
-    Some(found)
-}
-
-fn item_head(bytes: &[u8], encoding: Encoding) -> (u32, u32) {
-    let short = |at: usize| {
-        let pair = [bytes[at], bytes[at + 1]];
-        u32::from(if encoding.big_endian {
-            u16::from_be_bytes(pair)
-        } else {
-            u16::from_le_bytes(pair)
-        })
+        (end.ok()? == content.len() && whole).then_some(item)
     };
-    let (low, high) = if encoding.big_endian { (6, 4) } else { (4, 6) };
-    (short(0) << 16 | short(2), short(high) << 16 | short(low))
+    items.into_iter().map(item).collect()
 }
 
 #[cfg(test)]

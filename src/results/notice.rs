@@ -111,15 +111,8 @@ fn write_picture(notice: &Notice<'_>) -> Result<ResultObject, ResultError> {
     )?;
     draft
         .data
-        .items(tags::SOURCE_IMAGE_SEQUENCE, vec![source_image(notice)]);
+        .items(tags::SOURCE_IMAGE_SEQUENCE, vec![common::source_image(notice.instance)]);
     draft.finish(&PICTURE, &origin)
-}
-
-fn source_image(notice: &Notice<'_>) -> DataSet {
-    let mut item = DataSet::default();
-    item.put_reference(&notice.instance.sop_class_uid, &notice.instance.sop_instance_uid);
-    item.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, common::SOURCE_IMAGE);
-    item
 }
 
 fn write_report(notice: &Notice<'_>) -> Result<ResultObject, ResultError> {

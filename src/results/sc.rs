@@ -4,7 +4,7 @@
 //! whether pixels tell the patient and the date; ours hold structure names, volumes and letters of direction, so it is NO.
 
 use crate::results::common::{self, Draft};
-use crate::results::dataset::{DataSet, Value};
+use crate::results::dataset::Value;
 use crate::results::origin::Origin;
 use crate::results::picture::Sheet;
 use crate::results::{ResultError, ResultObject, Source};
@@ -29,13 +29,7 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let said =
         "Contact sheet of structures outlined by AI, not reviewed by a physician; not for diagnosis or measurement";
     put_picture(&mut draft, &origin, source.sheet, said)?;
-    let reference = |instance: &crate::dicom::header::Instance| {
-        let mut item = DataSet::default();
-        item.put_reference(&instance.sop_class_uid, &instance.sop_instance_uid);
-        item.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, common::SOURCE_IMAGE);
-        item
-    };
-    let sources = source.series.slices.iter().map(reference).collect();
+    let sources = source.series.slices.iter().map(common::source_image).collect();
     draft.data.items(tags::SOURCE_IMAGE_SEQUENCE, sources);
     draft.finish(&KIND, &origin)
 }

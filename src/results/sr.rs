@@ -96,11 +96,7 @@ fn segmented(source: &Source<'_>) -> bool {
 fn group(source: &Source<'_>, origin: &Origin<'_>, n: usize, (mask, measure): (&Mask, &Measure)) -> DataSet {
     let structure = mask.structure;
     let mut items = vec![
-        content::text(
-            HAS_OBS_CONTEXT,
-            dcm("112039", "Tracking Identifier"),
-            source.style.name(structure),
-        ),
+        content::text(HAS_OBS_CONTEXT, dcm("112039", "Tracking Identifier"), structure.name),
         content::uid_reference(
             HAS_OBS_CONTEXT,
             dcm("112040", "Tracking Unique Identifier"),

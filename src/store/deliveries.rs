@@ -182,7 +182,8 @@ fn settle(change: &Change<'_>, job: JobId, now: Timestamp) -> Result<(), StoreEr
 }
 
 impl Change<'_> {
-    /// The objects of a delivery, by item. A row of an older schema means every result.
+    /// The objects of a delivery, by item; an item whose objects are all missing is empty, so that it stops no other delivery. A row
+    /// of an older schema means every result.
     fn items(&self, delivery: &Delivery) -> Result<Vec<Vec<KeptResult>>, StoreError> {
         let key = (delivery.job.0, delivery.destination.as_str());
         let sql = "SELECT items FROM deliveries WHERE job = ?1 AND destination = ?2";
@@ -192,14 +193,11 @@ impl Change<'_> {
         if items.is_empty() {
             return Ok(results.into_iter().map(|result| vec![result]).collect());
         }
-        let kept = |key: &String| {
-            let found = results.iter().find(|result| result.kind == *key).cloned();
-            found.ok_or_else(|| {
-                self.store
-                    .corrupt(format!("job {} has no result {key:?}", delivery.job))
-            })
-        };
-        items.iter().map(|keys| keys.iter().map(kept).collect()).collect()
+        let kept = |key: &String| results.iter().find(|result| result.kind == *key).cloned();
+        Ok(items
+            .iter()
+            .map(|keys| keys.iter().filter_map(kept).collect())
+            .collect())
     }
 
     fn deliveries(&self, condition: &str, parameters: impl rusqlite::Params) -> Result<Vec<Delivery>, StoreError> {

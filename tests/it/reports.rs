@@ -89,7 +89,7 @@ fn highdicom_reads_the_numbers_and_the_segments_of_the_report() {
             (&"mL".into(), &"[hnsf'U]".into())
         );
         assert_eq!(group["mean_derivation"][0], "Mean");
-        assert_eq!(group["tracking_identifier"], structure.roi_name);
+        assert_eq!(group["tracking_identifier"], structure.name);
         assert_eq!(
             (&group["finding"], &group["site"]),
             (&structure.kind.value.into(), &structure.kind.value.into())
