@@ -171,6 +171,7 @@ fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
     let options = Options {
         min_free_bytes: (config.written.storage.min_free_gb * 1e9) as u64,
         max_object_bytes: config.written.dicom.max_object_mb << 20,
+        teaching_ae: Some(config.teaching_ae.clone()),
         clock: Timestamp::now,
     };
     let (intake, rebuilt) = Intake::open(store.clone(), options).map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -10,6 +10,7 @@ mod spooler;
 use crate::config::{Config, Dicom, Peer, Permission};
 use crate::dicom::ae::AeTitle;
 use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
+use crate::labels;
 use crate::net::association;
 use crate::net::negotiation::Offer;
 use crate::net::pdu::{AbortReason, Reject, abort};
@@ -64,6 +65,23 @@ pub const SERVICES: &[Service] = &[
         permission: Some(Permission::Store),
         answer: Answer::Store,
     },
+    Service {
+        name: "RT Structure Set and Segmentation Storage, to be learned from",
+        abstract_syntaxes: &labels::SOP_CLASSES,
+        transfer_syntaxes: DRAWN_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Teach),
+        answer: Answer::Store,
+    },
+];
+
+/// Those that `labels` reads.
+const DRAWN_TRANSFER_SYNTAXES: &[&str] = &[
+    EXPLICIT_VR_LE,
+    IMPLICIT_VR_LE,
+    "1.2.840.10008.1.2.2",    // explicit VR big endian
+    "1.2.840.10008.1.2.1.99", // deflated explicit VR little endian
+    "1.2.840.10008.1.2.5",    // RLE lossless
+    "1.2.840.10008.1.2.4.80", // JPEG-LS lossless
 ];
 
 /// Those whose pixels we can decode, and no others: what we take, we can use. A context that proposes several may hold an object
@@ -101,6 +119,8 @@ fn offers(permissions: &[Permission]) -> Vec<Offer> {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub ae_title: AeTitle,
+    /// What is stored here is learned from.
+    pub teaching_ae: AeTitle,
     pub dicom: Dicom,
     pub peers: Vec<Peer>,
 }
@@ -109,6 +129,7 @@ impl Settings {
     pub fn new(config: &Config) -> Self {
         Self {
             ae_title: config.ae_title.clone(),
+            teaching_ae: config.teaching_ae.clone(),
             dicom: config.written.dicom.clone(),
             peers: config.written.peer.clone(),
         }
@@ -312,7 +333,8 @@ mod tests {
     fn storage_needs_its_permission_and_verification_none() {
         let permitted =
             |permissions: &[Permission]| offers(permissions).iter().map(|o| o.permitted).collect::<Vec<_>>();
-        assert_eq!(permitted(&[]), [true, false]);
-        assert_eq!(permitted(&[Permission::Store]), [true, true]);
+        assert_eq!(permitted(&[]), [true, false, false]);
+        assert_eq!(permitted(&[Permission::Store]), [true, true, false]);
+        assert_eq!(permitted(&[Permission::Teach, Permission::Store]), [true, true, true]);
     }
 }

@@ -3,6 +3,7 @@
 //! Layers: built-in defaults < the file < environment `MEDLSAMD__SECTION__KEY`. Unknown keys are errors.
 //! `config/medlsamd.toml` lists every key at its default; a test holds it to these structs.
 
+mod layers;
 mod resolve;
 
 pub use resolve::{Config, Problem, Route};
@@ -28,6 +29,7 @@ pub struct Written {
     pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
     pub models: Models,
+    pub teaching: Teaching,
     pub log: Log,
 }
 
@@ -80,6 +82,8 @@ pub struct Peer {
 pub enum Permission {
     /// C-STORE to us. Verification (C-ECHO) is open to every listed peer.
     Store,
+    /// C-STORE of a CT and of RTSTRUCT or SEG to the teaching AE title.
+    Teach,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -259,6 +263,8 @@ pub struct Models {
     pub dir: PathBuf,
     /// Where weights that are fetched at set-up lie.
     pub weights_dir: PathBuf,
+    /// The templates that this site taught, beside those that come with the localiser.
+    pub templates: PathBuf,
     pub localiser: String,
     pub segmenter: String,
 }
@@ -268,8 +274,24 @@ impl Default for Models {
         Self {
             dir: "/usr/share/medlsamd/models".into(),
             weights_dir: "/var/lib/medlsamd/weights".into(),
+            templates: "/var/lib/medlsamd/templates.bin".into(),
             localiser: "medlam".into(),
             segmenter: "lite_medsam".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Teaching {
+    /// A CT and the RTSTRUCT or SEG drawn on it, sent here, become a template.
+    pub ae_title: String,
+}
+
+impl Default for Teaching {
+    fn default() -> Self {
+        Self {
+            ae_title: "MEDLSAM_TEACH".into(),
         }
     }
 }

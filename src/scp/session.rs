@@ -1,6 +1,5 @@
 //! One association from the first byte to the last.
 
-use crate::dicom::ae::AeTitle;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::{AssociationId, Claim, IntakeError};
@@ -98,14 +97,18 @@ impl<R: Receiver> Session<R> {
 
     async fn associate(mut self, mut transport: Transport, request: &AssociateRequest, admitted: Admitted) {
         let (answers, contexts) = negotiate(&request.contexts, &offers(&admitted.permissions));
-        let calling = admitted.calling_ae;
+        let Admitted {
+            calling_ae: calling,
+            called_ae: called,
+            ..
+        } = &admitted;
         info!(
             %calling, software = printable(&request.implementation_version_name),
             proposed = answers.len(), accepted = contexts.len(), "association opened"
         );
         let max_pdu = self.settings.dicom.max_pdu;
         let accept = AssociateAccept {
-            called_ae: self.settings.ae_title.to_string(),
+            called_ae: called.to_string(),
             calling_ae: calling.to_string(),
             contexts: answers,
             max_pdu,
@@ -117,7 +120,7 @@ impl<R: Receiver> Session<R> {
         let mut spooler = Spooler::start(self.receiver.clone(), self.id);
         let mut tally = Tally::default();
         let end = self
-            .converse(&mut association, &mut spooler, &calling, &mut tally)
+            .converse(&mut association, &mut spooler, &admitted, &mut tally)
             .await;
         self.end(association, spooler, end, &tally).await;
     }
@@ -157,7 +160,7 @@ impl<R: Receiver> Session<R> {
         &mut self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        caller: &Admitted,
         tally: &mut Tally,
     ) -> End {
         loop {
@@ -173,7 +176,7 @@ impl<R: Receiver> Session<R> {
                     context,
                     command: Command::Request(request),
                 })) => {
-                    self.answer(association, spooler, calling, &context, &request, tally)
+                    self.answer(association, spooler, caller, &context, &request, tally)
                         .await
                 }
                 Ok(Some(Message {
@@ -196,7 +199,7 @@ impl<R: Receiver> Session<R> {
         &self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        caller: &Admitted,
         context: &Context,
         request: &Request,
         tally: &mut Tally,
@@ -212,7 +215,7 @@ impl<R: Receiver> Session<R> {
                 request.answer(Status::SUCCESS, "")
             }
             (Operation::Store { sop_instance_uid }, Some(Answer::Store)) => {
-                let claim = self.claim(calling, context, request, sop_instance_uid);
+                let claim = self.claim(caller, context, request, sop_instance_uid);
                 let response = match claim {
                     Ok(claim) if request.has_data => self.store(association, spooler, context, request, claim).await?,
                     Ok(_) => refuse(request, Status::CANNOT_UNDERSTAND, "C-STORE-RQ without a data set"),
@@ -243,7 +246,7 @@ impl<R: Receiver> Session<R> {
     /// What the peer says it will send, if it may be believed so far.
     fn claim(
         &self,
-        calling: &AeTitle,
+        caller: &Admitted,
         context: &Context,
         request: &Request,
         sop_instance_uid: &str,
@@ -260,8 +263,8 @@ impl<R: Receiver> Session<R> {
             sop_class_uid: context.abstract_syntax.clone(),
             sop_instance_uid,
             transfer_syntax_uid: context.transfer_syntax.clone(),
-            calling_ae: calling.clone(),
-            called_ae: self.settings.ae_title.clone(),
+            calling_ae: caller.calling_ae.clone(),
+            called_ae: caller.called_ae.clone(),
             association: self.id,
         })
     }

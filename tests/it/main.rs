@@ -20,6 +20,7 @@ mod labels;
 mod reports;
 mod names;
 mod styles;
+mod teaching;
 mod external;
 mod encoding;
 mod network;

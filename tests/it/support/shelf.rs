@@ -125,9 +125,19 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shelf = Shelf::default();
-        let served = serve(listener, Settings { ae_title, dicom, peers }, shelf.clone(), async {
-            let _ = stopped.await;
-        });
+        let served = serve(
+            listener,
+            Settings {
+                ae_title,
+                teaching_ae: AeTitle::parse("MEDLSAM_TEACH").unwrap(),
+                dicom,
+                peers,
+            },
+            shelf.clone(),
+            async {
+                let _ = stopped.await;
+            },
+        );
         Self {
             address,
             shelf,
