@@ -9,6 +9,7 @@ use crate::engines;
 use crate::gather::Gatherer;
 use crate::intake::{Intake, Options};
 use crate::net;
+use crate::net::tls::Tls;
 use crate::pipeline::Engines;
 use crate::progress::{Progress, Silent};
 use crate::scp;
@@ -40,6 +41,7 @@ pub struct Daemon {
     listening: tokio::task::JoinHandle<()>,
     delivering: tokio::task::JoinHandle<()>,
     intake: Intake,
+    tls: Option<Arc<Tls>>,
     tokio: Tokio,
 }
 
@@ -59,11 +61,9 @@ impl Daemon {
             .enable_all()
             .build()
             .context("cannot start the network")?;
-        let listen = &config.written.dicom.listen;
-        let listener = tokio
-            .block_on(TcpListener::bind(listen))
-            .with_context(|| format!("cannot listen on {listen}"))?;
-        let address = listener.local_addr()?;
+        let tls = Tls::of(&config).context("[dicom.tls]")?;
+        let doors = tokio.block_on(doors(&config, tls.as_ref()))?;
+        let address = doors.plain.local_addr()?;
         let (stop, stopping) = flag::channel(false);
         let bell = Arc::new(Notify::new());
         let lane = Handle::default();
@@ -94,11 +94,12 @@ impl Daemon {
         let delivering = tokio.spawn(delivery::run(
             store.clone(),
             config.clone(),
+            tls.clone(),
             bell,
             until(stopping.clone()),
         ));
         let listening = tokio.spawn(scp::serve(
-            listener,
+            doors,
             scp::Settings::new(&config),
             intake.clone(),
             until(stopping),
@@ -113,8 +114,14 @@ impl Daemon {
             listening,
             delivering,
             intake,
+            tls,
             tokio,
         })
+    }
+
+    /// Takes up replaced certificates. New associations would by themselves; so the log says early what is wrong with them.
+    pub fn refresh_certificates(&self) {
+        self.tls.iter().for_each(|tls| tls.refresh());
     }
 
     /// Grows as long as the compute lane is alive, for the watchdog.
@@ -161,6 +168,25 @@ fn tell_assignments(engines: &Engines) {
             .iter()
             .for_each(|warning| tracing::warn!(model = assignment.model, "{warning}"));
     }
+}
+
+/// The listeners of both ports.
+async fn doors(config: &Config, tls: Option<&Arc<Tls>>) -> anyhow::Result<scp::Doors> {
+    let bind = async |listen: &str| {
+        let bound = TcpListener::bind(listen).await;
+        bound.with_context(|| format!("cannot listen on {listen}"))
+    };
+    let dicom = &config.written.dicom;
+    let plain = bind(&dicom.listen).await?;
+    let encrypted = match tls {
+        Some(tls) if !dicom.tls.listen.is_empty() => {
+            let listener = bind(&dicom.tls.listen).await?;
+            tracing::info!(address = %listener.local_addr()?, "listening with TLS");
+            Some((listener, tls.clone()))
+        }
+        _ => None,
+    };
+    Ok(scp::Doors { plain, encrypted })
 }
 
 fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
@@ -219,6 +245,7 @@ async fn wait(daemon: &Daemon) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     // systemd expects a sign of life within WatchdogSec; a third of it leaves room for two lost ones.
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |limit| limit / 3);
     let mut tick = tokio::time::interval(every);
@@ -227,8 +254,10 @@ async fn wait(daemon: &Daemon) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => daemon.refresh_certificates(),
             _ = tick.tick() => {
                 anyhow::ensure!(daemon.is_whole(), "a part of the daemon ended by itself; see the log above");
+                daemon.refresh_certificates();
                 // A lane that stands still gets no sign of life: systemd then restarts us, and the attempt counts.
                 let beat = daemon.heartbeat();
                 if last != Some(beat) {

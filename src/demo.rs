@@ -110,6 +110,7 @@ fn push_and_wait(daemon: &Daemon, sample: &Path, folder: &Path) -> Result<Job, E
         },
         connect_timeout: Duration::from_secs(10),
         timeout: Duration::from_secs(60),
+        tls: None,
     };
     let answers = net::blocking(scu::store(&dial, &slices)).map_err(|error| Exit::Peer(error.to_string()))?;
     let stored = answers

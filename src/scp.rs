@@ -15,15 +15,17 @@ use crate::net::association;
 use crate::net::negotiation::Offer;
 use crate::net::pdu::{AbortReason, Reject, abort};
 use crate::net::printable;
+use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Transport};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument, error, info, info_span, warn};
 
 /// A service class we provide.
@@ -169,6 +171,57 @@ impl Receiver for Intake {
     }
 }
 
+/// Where callers come in.
+pub struct Doors {
+    pub plain: TcpListener,
+    /// The port where everything is encrypted, with its certificates.
+    pub encrypted: Option<(TcpListener, Arc<Tls>)>,
+}
+
+impl From<TcpListener> for Doors {
+    fn from(plain: TcpListener) -> Self {
+        Self { plain, encrypted: None }
+    }
+}
+
+impl Doors {
+    async fn accept(&self) -> io::Result<Caller> {
+        let (accepted, tls) = match &self.encrypted {
+            None => (self.plain.accept().await, None),
+            Some((listener, tls)) => tokio::select! {
+                accepted = self.plain.accept() => (accepted, None),
+                accepted = listener.accept() => (accepted, Some(tls.clone())),
+            },
+        };
+        accepted.map(|(stream, address)| Caller { stream, address, tls })
+    }
+}
+
+/// Somebody at a door.
+struct Caller {
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Caller {
+    fn host(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+
+    /// With the TLS handshake where one is due. The caller of this bounds the time.
+    async fn open(self, read_timeout: Duration, write_timeout: Duration) -> io::Result<Transport> {
+        match self.tls {
+            None => Transport::new(self.stream, read_timeout, write_timeout),
+            Some(tls) => {
+                let stream = tls.accept(self.stream).await;
+                let stream = stream.map_err(|error| io::Error::other(format!("TLS: {error}")))?;
+                Transport::new(stream, read_timeout, write_timeout)
+            }
+        }
+    }
+}
+
 /// Callers beyond `max_associations` who are told so at the same time; further ones are dropped without a word.
 const LOBBY: usize = 32;
 /// How long a caller in the lobby may take to say who it is.
@@ -181,11 +234,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Serves associations until `shutdown` resolves; then takes no more, lets messages under way finish, aborts the rest.
 /// When it returns, every association's `association_closed` has run, save those that outlasted the grace of 10 s.
 pub async fn serve<R: Receiver>(
-    listener: TcpListener,
+    doors: impl Into<Doors>,
     settings: Settings,
     receiver: R,
     shutdown: impl Future<Output = ()>,
 ) {
+    let doors = doors.into();
     let settings = Arc::new(settings);
     let places = Arc::new(Semaphore::new(settings.dicom.max_associations));
     let lobby = Arc::new(Semaphore::new(LOBBY));
@@ -194,13 +248,13 @@ pub async fn serve<R: Receiver>(
     let mut last_id = 0;
     tokio::pin!(shutdown);
     loop {
-        let (stream, address) = tokio::select! {
+        let caller = tokio::select! {
             () = &mut shutdown => break,
             Some(ended) = tasks.join_next() => {
                 report(ended);
                 continue;
             }
-            accepted = listener.accept() => match accepted {
+            accepted = doors.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     error!(%error, "cannot accept connections");
@@ -210,7 +264,7 @@ pub async fn serve<R: Receiver>(
             },
         };
         last_id += 1;
-        let span = info_span!("association", id = last_id, peer = %address.ip().to_canonical());
+        let span = info_span!("association", id = last_id, peer = %caller.host(), tls = caller.tls.is_some());
         if let Ok(place) = places.clone().try_acquire_owned() {
             let association = session::Session {
                 id: AssociationId(last_id),
@@ -219,13 +273,13 @@ pub async fn serve<R: Receiver>(
                 stopping: stopping.clone(),
             };
             let task = async move {
-                association.run(stream, address).await;
+                association.run(caller).await;
                 drop(place);
             };
             tasks.spawn(task.instrument(span));
         } else if let Ok(seat) = lobby.clone().try_acquire_owned() {
             let task = async move {
-                turn_away(stream, address).await;
+                turn_away(caller).await;
                 drop(seat);
             };
             tasks.spawn(task.instrument(span));
@@ -233,7 +287,7 @@ pub async fn serve<R: Receiver>(
             warn!(parent: &span, "dropped a caller: every association and the lobby are taken");
         }
     }
-    drop(listener);
+    drop(doors);
     drain(tasks, &stop).await;
 }
 
@@ -265,16 +319,16 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Rejects a caller for whom there is no place: it may come again (PS3.8 table 9-21).
-async fn turn_away(stream: TcpStream, address: SocketAddr) {
-    let Ok(mut transport) = Transport::new(stream, LOBBY_TIMEOUT, LOBBY_TIMEOUT) else {
-        return;
-    };
-    let request = timeout(LOBBY_TIMEOUT, association::read_request(&mut transport)).await;
+async fn turn_away(caller: Caller) {
+    let deadline = Instant::now() + LOBBY_TIMEOUT;
+    let opened = timeout_at(deadline, caller.open(LOBBY_TIMEOUT, LOBBY_TIMEOUT)).await;
+    let Ok(Ok(mut transport)) = opened else { return };
+    let request = timeout_at(deadline, association::read_request(&mut transport)).await;
     let calling = request
         .ok()
         .and_then(Result::ok)
         .map(|request| printable(&request.calling_ae));
-    warn!(calling, %address, "refused association: every association is taken");
+    warn!(calling, "refused association: every association is taken");
     transport.farewell(&Reject::LOCAL_LIMIT_EXCEEDED.encode()).await;
 }
 

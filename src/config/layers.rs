@@ -37,6 +37,9 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
             &mut written.models.dir,
             &mut written.models.weights_dir,
             &mut written.models.templates,
+            &mut written.dicom.tls.certificate,
+            &mut written.dicom.tls.key,
+            &mut written.dicom.tls.ca,
         ];
         for path in paths
             .into_iter()

@@ -4,6 +4,7 @@
 //! `config/medlsamd.toml` lists every key at its default; a test holds it to these structs.
 
 mod layers;
+mod ports;
 mod resolve;
 
 pub use resolve::{Config, Problem, Route};
@@ -49,6 +50,32 @@ pub struct Dicom {
     pub write_timeout_s: u64,
     /// Largest object we take, MiB.
     pub max_object_mb: u64,
+    pub tls: Tls,
+}
+
+/// The encrypted port, and the certificates for it and for destinations with `tls`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Empty: no encrypted port.
+    pub listen: String,
+    /// PEM: ours and those between it and the authority.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+    /// PEM: the authorities whose certificates peers must show.
+    pub ca: PathBuf,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            certificate: "/etc/medlsamd/tls/certificate.pem".into(),
+            key: "/etc/medlsamd/tls/key.pem".into(),
+            ca: "/etc/medlsamd/tls/ca.pem".into(),
+        }
+    }
 }
 
 impl Default for Dicom {
@@ -62,6 +89,7 @@ impl Default for Dicom {
             idle_timeout_s: 120,
             write_timeout_s: 60,
             max_object_mb: 2048,
+            tls: Tls::default(),
         }
     }
 }
@@ -196,6 +224,12 @@ pub struct Destination {
     pub name: String,
     /// `AETITLE@host:port`.
     pub address: String,
+    /// Encrypted, with the certificates of `[dicom.tls]`.
+    #[serde(default)]
+    pub tls: bool,
+    /// What its certificate must name; empty: the host of the address.
+    #[serde(default)]
+    pub tls_name: String,
     /// What it takes, and how: a name of the built-in or the site's own profiles.
     #[serde(default = "default_profile")]
     pub profile: String,
@@ -331,6 +365,8 @@ impl Written {
         let destination = Destination {
             name: "PACS".into(),
             address: "PACS@10.0.0.5:104".into(),
+            tls: false,
+            tls_name: String::new(),
             profile: default_profile(),
             timeout_s: default_timeout_s(),
             retry_s: default_retry_s(),

@@ -1,6 +1,7 @@
 //! Written → typed and checked.
 
 use crate::config::layers;
+use crate::config::ports::check_ports;
 use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
@@ -98,6 +99,11 @@ impl Config {
         self.routes.iter().find(|route| route.name == name)
     }
 
+    /// Whether certificates are needed: for the encrypted port or for a destination.
+    pub fn uses_tls(&self) -> bool {
+        !self.written.dicom.tls.listen.is_empty() || self.routes.iter().any(|route| route.written.tls)
+    }
+
     pub fn protocol(&self, name: &str) -> Option<&Protocol> {
         self.written.protocol.iter().find(|protocol| protocol.name == name)
     }
@@ -153,19 +159,7 @@ fn check_numbers(written: &Written, problems: &mut Vec<Problem>) {
             "text or json",
         ));
     }
-    if written
-        .dicom
-        .listen
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse::<u16>().ok())
-        .is_none()
-    {
-        problems.push(Problem::new(
-            "dicom.listen",
-            format!("{:?} is not address:port", written.dicom.listen),
-            "e.g. \"0.0.0.0:11112\"",
-        ));
-    }
+    check_ports(written, problems);
 }
 
 /// What a daemon needs and a command on files does not.

@@ -14,6 +14,9 @@ const MAX_SENT_PDU: usize = 131_072;
 /// The least a peer's maximum length may be: below it there is no room to speak.
 const MIN_PEER_PDU: usize = 128;
 
+/// The first byte of a TLS connection (RFC 8446 5.1), where a PDU type was due.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// An accepted association. Dropping it closes the socket; say [`abort`](Self::abort) or [`release`](Self::answer_release) first.
 pub struct Association {
     transport: Transport,
@@ -59,6 +62,10 @@ pub async fn read_request(transport: &mut Transport) -> Result<AssociateRequest,
                 AbortReason::UnexpectedPdu,
                 format!("PDU type {kind} before an association"),
             ));
+        }
+        TLS_HANDSHAKE => {
+            let what = "a TLS handshake on the port without TLS";
+            return Err(Broken::violation(AbortReason::UnrecognizedPdu, what));
         }
         _ => {
             return Err(Broken::violation(

@@ -11,13 +11,11 @@ use crate::net::printable;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::admission::{Admitted, admit};
 use crate::scp::spooler::{Dead, Spooler};
-use crate::scp::{Answer, Parting, Receiver, SERVICES, Settings, offers, part};
-use std::net::SocketAddr;
+use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, offers, part};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, warn};
 
 /// What an association needs to know of the server.
@@ -59,28 +57,39 @@ struct Tally {
 }
 
 impl<R: Receiver> Session<R> {
-    pub async fn run(mut self, stream: TcpStream, address: SocketAddr) {
+    pub(in crate::scp) async fn run(mut self, caller: Caller) {
         let dicom = &self.settings.dicom;
         let artim = Duration::from_secs(dicom.artim_timeout_s);
         let idle = Duration::from_secs(dicom.idle_timeout_s);
-        let mut transport = match Transport::new(stream, artim, Duration::from_secs(dicom.write_timeout_s)) {
-            Ok(transport) => transport,
-            Err(error) => return warn!(%error, "cannot set up a connection"),
-        };
-        let request = tokio::select! {
-            request = timeout(artim, association::read_request(&mut transport)) => request,
+        let write_timeout = Duration::from_secs(dicom.write_timeout_s);
+        // The ARTIM timer: encryption and request together.
+        let deadline = Instant::now() + artim;
+        let address = caller.address;
+        let opened = tokio::select! {
+            opened = timeout_at(deadline, caller.open(artim, write_timeout)) => opened,
             _ = self.stopping.wait_for(|&stop| stop) => return,
         };
-        let request = match request {
-            Ok(Ok(request)) => request,
-            Ok(Err(broken)) => return part(Parting::Transport(transport), broken).await,
+        let mut transport = match opened {
+            Ok(Ok(transport)) => transport,
+            Ok(Err(error)) => return warn!(cause = %error, "cannot set up a connection"),
             Err(_) => {
-                let broken = Broken::TimedOut {
-                    what: "A-ASSOCIATE-RQ",
-                    after: artim,
-                };
-                return part(Parting::Transport(transport), broken).await;
+                return warn!(
+                    after_s = artim.as_secs(),
+                    "no TLS handshake in time, dropped the caller"
+                );
             }
+        };
+        let request = tokio::select! {
+            request = timeout_at(deadline, association::read_request(&mut transport)) => request,
+            _ = self.stopping.wait_for(|&stop| stop) => return,
+        };
+        let late = |_| Broken::TimedOut {
+            what: "A-ASSOCIATE-RQ",
+            after: artim,
+        };
+        let request = match request.map_err(late).and_then(|request| request) {
+            Ok(request) => request,
+            Err(broken) => return part(Parting::Transport(transport), broken).await,
         };
         let calling = printable(&request.calling_ae);
         match admit(&self.settings, &request, address).await {

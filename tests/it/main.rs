@@ -25,6 +25,7 @@ mod external;
 mod encoding;
 mod network;
 mod network_peers;
+mod encrypted;
 mod intake;
 mod recovery;
 mod service;

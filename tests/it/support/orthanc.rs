@@ -21,17 +21,25 @@ const DICOM_WEB: &str = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so";
 impl Orthanc {
     /// `None`, loudly, where Orthanc is not installed. It knows the daemon as the modality `medlsam`.
     pub fn start(daemon_port: u16, dicom_port: u16) -> Option<Self> {
+        Self::start_with(daemon_port, dicom_port, &json!({}))
+    }
+
+    /// The same with settings that replace or join the usual ones.
+    pub fn start_with(daemon_port: u16, dicom_port: u16, settings: &Value) -> Option<Self> {
         let binary = peer("Orthanc")?;
         let folder = tempfile::tempdir().unwrap();
         let http_port = free_port();
         let db = folder.path().join("db");
-        let config = json!({
+        let mut config = json!({
             "StorageDirectory": db, "IndexDirectory": db, "HttpPort": http_port, "RemoteAccessAllowed": false,
             "AuthenticationEnabled": false, "DicomAet": "ORTHANC", "DicomPort": dicom_port, "DicomCheckCalledAet": false,
             "OverwriteInstances": true, "StableAge": 1, "DicomAlwaysAllowStore": true,
             "Plugins": [DICOM_WEB], "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
             "DicomModalities": { "medlsam": ["MEDLSAM", "127.0.0.1", daemon_port] },
         });
+        for (key, value) in settings.as_object().unwrap() {
+            config[key] = value.clone();
+        }
         let path = folder.path().join("orthanc.json");
         std::fs::write(&path, config.to_string()).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();

@@ -108,6 +108,14 @@ impl Rude {
             .expect("an answer or a hang-up within 10 s")
     }
 
+    /// The next bytes; `None` when the connection is closed before.
+    pub async fn hear_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        let read = timeout(Duration::from_secs(10), self.0.read_exact(&mut bytes)).await;
+        read.expect("an answer or a hang-up within 10 s").ok()?;
+        Some(bytes)
+    }
+
     /// The response to what was sent.
     pub async fn response(&mut self) -> Response {
         let (kind, body) = self.hear().await.expect("a response");
