@@ -4,6 +4,7 @@ mod support;
 
 mod layers;
 mod fences;
+mod fuzzing;
 mod settings;
 mod assembly;
 mod real_series;
