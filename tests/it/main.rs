@@ -25,6 +25,8 @@ mod encoding;
 mod network;
 mod network_peers;
 mod encrypted;
+mod hostile;
+mod crowd;
 mod intake;
 mod recovery;
 mod service;
