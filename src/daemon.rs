@@ -30,6 +30,9 @@ use tokio::sync::{Notify, watch as flag};
 /// How long a stop waits for sends under way.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
+/// Threads for blocking work beyond those of associations.
+const OTHER_BLOCKING_THREADS: usize = 64;
+
 /// A running daemon. [`Daemon::stop`] ends it cleanly; dropping it does not.
 pub struct Daemon {
     /// Where it listens: the port the system chose when the configuration said 0.
@@ -58,6 +61,8 @@ impl Daemon {
         tell_assignments(&engines);
 
         let tokio = tokio::runtime::Builder::new_multi_thread()
+            // Each association that stores holds one, and the store and the files of deliveries need some besides.
+            .max_blocking_threads(config.written.dicom.max_associations + OTHER_BLOCKING_THREADS)
             .enable_all()
             .build()
             .context("cannot start the network")?;

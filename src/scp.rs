@@ -4,6 +4,7 @@
 //! one, `spooler` the blocking side that carries its objects into the intake.
 
 mod admission;
+mod places;
 mod session;
 mod spooler;
 
@@ -17,6 +18,7 @@ use crate::net::pdu::{AbortReason, Reject, abort};
 use crate::net::printable;
 use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Transport};
+use crate::scp::places::{Full, Places};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -222,7 +224,7 @@ impl Caller {
     }
 }
 
-/// Callers beyond `max_associations` who are told so at the same time; further ones are dropped without a word.
+/// Callers for whom there is no place who are told so at the same time; further ones are dropped without a word.
 const LOBBY: usize = 32;
 /// How long a caller in the lobby may take to say who it is.
 const LOBBY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -241,7 +243,10 @@ pub async fn serve<R: Receiver>(
 ) {
     let doors = doors.into();
     let settings = Arc::new(settings);
-    let places = Arc::new(Semaphore::new(settings.dicom.max_associations));
+    let places = Places::new(
+        settings.dicom.max_associations,
+        settings.dicom.max_associations_per_host,
+    );
     let lobby = Arc::new(Semaphore::new(LOBBY));
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -265,26 +270,30 @@ pub async fn serve<R: Receiver>(
         };
         last_id += 1;
         let span = info_span!("association", id = last_id, peer = %caller.host(), tls = caller.tls.is_some());
-        if let Ok(place) = places.clone().try_acquire_owned() {
-            let association = session::Session {
-                id: AssociationId(last_id),
-                settings: settings.clone(),
-                receiver: receiver.clone(),
-                stopping: stopping.clone(),
-            };
-            let task = async move {
-                association.run(caller).await;
-                drop(place);
-            };
-            tasks.spawn(task.instrument(span));
-        } else if let Ok(seat) = lobby.clone().try_acquire_owned() {
-            let task = async move {
-                turn_away(caller).await;
-                drop(seat);
-            };
-            tasks.spawn(task.instrument(span));
-        } else {
-            warn!(parent: &span, "dropped a caller: every association and the lobby are taken");
+        match places.take(caller.host()) {
+            Ok(place) => {
+                let association = session::Session {
+                    id: AssociationId(last_id),
+                    settings: settings.clone(),
+                    receiver: receiver.clone(),
+                    stopping: stopping.clone(),
+                };
+                let task = async move {
+                    association.run(caller).await;
+                    drop(place);
+                };
+                tasks.spawn(task.instrument(span));
+            }
+            Err(full) => match lobby.clone().try_acquire_owned() {
+                Ok(seat) => {
+                    let task = async move {
+                        turn_away(caller, full).await;
+                        drop(seat);
+                    };
+                    tasks.spawn(task.instrument(span));
+                }
+                Err(_) => warn!(parent: &span, cause = %full, "dropped a caller: the lobby is full too"),
+            },
         }
     }
     drop(doors);
@@ -319,7 +328,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Rejects a caller for whom there is no place: it may come again (PS3.8 table 9-21).
-async fn turn_away(caller: Caller) {
+async fn turn_away(caller: Caller, full: Full) {
     let deadline = Instant::now() + LOBBY_TIMEOUT;
     let opened = timeout_at(deadline, caller.open(LOBBY_TIMEOUT, LOBBY_TIMEOUT)).await;
     let Ok(Ok(mut transport)) = opened else { return };
@@ -328,7 +337,7 @@ async fn turn_away(caller: Caller) {
         .ok()
         .and_then(Result::ok)
         .map(|request| printable(&request.calling_ae));
-    warn!(calling, "refused association: every association is taken");
+    warn!(calling, cause = %full, "refused association");
     transport.farewell(&Reject::LOCAL_LIMIT_EXCEEDED.encode()).await;
 }
 

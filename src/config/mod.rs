@@ -40,6 +40,8 @@ pub struct Dicom {
     pub ae_title: String,
     pub listen: String,
     pub max_associations: usize,
+    /// Of them, those of one host.
+    pub max_associations_per_host: usize,
     /// Largest P-DATA PDU we accept, bytes.
     pub max_pdu: u32,
     /// From TCP connect to A-ASSOCIATE-RQ (the ARTIM timer of PS3.8).
@@ -83,7 +85,8 @@ impl Default for Dicom {
         Self {
             ae_title: "MEDLSAM".into(),
             listen: "0.0.0.0:11112".into(),
-            max_associations: 64,
+            max_associations: 256,
+            max_associations_per_host: 64,
             max_pdu: 131_072,
             artim_timeout_s: 30,
             idle_timeout_s: 120,

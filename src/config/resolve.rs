@@ -120,6 +120,10 @@ fn check_numbers(written: &Written, problems: &mut Vec<Problem>) {
         }
     };
     positive("dicom.max_associations", written.dicom.max_associations as f64);
+    positive(
+        "dicom.max_associations_per_host",
+        written.dicom.max_associations_per_host as f64,
+    );
     positive("dicom.artim_timeout_s", written.dicom.artim_timeout_s as f64);
     positive("dicom.idle_timeout_s", written.dicom.idle_timeout_s as f64);
     positive("dicom.write_timeout_s", written.dicom.write_timeout_s as f64);

@@ -8,11 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsStream;
 
-/// Room asked for before each read; larger PDUs ask for what they lack.
+/// Room of a receive buffer; association PDUs ask for what they lack.
 const READ_AHEAD: usize = 65_536;
+/// With less room a new buffer is begun. It is not begun earlier, because slices of the old one may wait for the disk and keep it:
+/// a peer that sends single bytes must not make each of them cost a buffer.
+const LEAST_ROOM: usize = READ_AHEAD / 4;
 /// After our last PDU the peer gets this long to close, so that a reset does not overtake what we said.
 const LINGER: Duration = Duration::from_secs(2);
 /// What is thrown away while lingering, at most.
@@ -138,10 +141,33 @@ impl Transport {
         Ok(self.buffer.split_to(count).freeze())
     }
 
+    /// When what begins now must be complete.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.read_timeout
+    }
+
+    /// What is there of `most` bytes, at least one unless `most` is 0, as a slice of the receive buffer. The caller keeps the
+    /// deadline of the whole, so that trickling gains no time.
+    pub async fn take_some(&mut self, most: usize, deadline: Instant) -> Result<Bytes, Broken> {
+        if self.buffer.is_empty() && most > 0 {
+            let after = self.read_timeout;
+            let late = |_| Broken::TimedOut {
+                what: "the rest of a presentation data value",
+                after,
+            };
+            timeout_at(deadline, self.fill(1)).await.map_err(late)??;
+        }
+        let count = most.min(self.buffer.len());
+        Ok(self.buffer.split_to(count).freeze())
+    }
+
     /// Dropping this between reads loses nothing: what came is in the buffer.
     async fn fill(&mut self, count: usize) -> Result<(), Broken> {
         while self.buffer.len() < count {
-            self.buffer.reserve((count - self.buffer.len()).max(READ_AHEAD));
+            let lacking = count - self.buffer.len();
+            if self.buffer.capacity() - self.buffer.len() < lacking.max(LEAST_ROOM) {
+                self.buffer.reserve(lacking.max(READ_AHEAD));
+            }
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(Broken::Closed),
                 Ok(_) => acknowledge_at_once(self.stream.socket()),

@@ -27,6 +27,8 @@ mod encoding;
 mod network;
 mod network_peers;
 mod encrypted;
+mod hostile;
+mod crowd;
 mod intake;
 mod recovery;
 mod service;
