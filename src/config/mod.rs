@@ -3,10 +3,12 @@
 //! Layers: built-in defaults < the file < environment `MEDLSAMD__SECTION__KEY`. Unknown keys are errors.
 //! `config/medlsamd.toml` lists every key at its default; a test holds it to these structs.
 
+mod peers;
 mod resolve;
 
 pub use resolve::{Config, Problem, Route};
 
+use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,20 @@ pub struct Peer {
     /// IP address or host name it must call from, or `any`.
     pub host: String,
     pub may: Vec<Permission>,
+    /// Where it listens, for objects it asks us to send to it and for storage commitment; 0: it is never called back.
+    #[serde(default)]
+    pub port: u16,
+}
+
+impl Peer {
+    /// Where it can be called back, if that is known.
+    pub fn address(&self) -> Option<Address> {
+        Some(Address {
+            ae_title: AeTitle::parse(&self.ae_title).ok()?,
+            host: self.host.clone(),
+            port: Some(self.port).filter(|port| *port != 0)?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +96,12 @@ pub struct Peer {
 pub enum Permission {
     /// C-STORE to us. Verification (C-ECHO) is open to every listed peer.
     Store,
+    /// C-FIND.
+    Query,
+    /// C-MOVE, to destinations and to peers with a port, and C-GET.
+    Retrieve,
+    /// Storage commitment.
+    Commit,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -299,6 +321,7 @@ impl Written {
             ae_title: "CT1".into(),
             host: "10.0.0.7".into(),
             may: vec![Permission::Store],
+            port: 104,
         };
         let protocol = Protocol {
             name: "chest".into(),

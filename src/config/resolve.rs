@@ -1,5 +1,6 @@
 //! Written → typed and checked.
 
+use crate::config::peers::check_peers;
 use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
@@ -276,27 +277,6 @@ fn check_served(written: &Written, problems: &mut Vec<Problem>) {
             "none is listed, so no series is worked on",
             "add a [[protocol]] with name and structures = [\"all\"]",
         ));
-    }
-}
-
-fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
-    for (n, peer) in written.peer.iter().enumerate() {
-        if peer.ae_title != "any"
-            && let Err(error) = AeTitle::parse(&peer.ae_title)
-        {
-            problems.push(Problem::new(
-                format!("peer[{n}].ae_title"),
-                error.to_string(),
-                "the calling AE title, or \"any\"",
-            ));
-        }
-        if peer.host.trim().is_empty() {
-            problems.push(Problem::new(
-                format!("peer[{n}].host"),
-                "empty",
-                "an address, a host name, or \"any\"",
-            ));
-        }
     }
 }
 

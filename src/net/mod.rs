@@ -1,8 +1,8 @@
 //! Upper layer (PS3.8) and DIMSE (PS3.7) over TCP. Knows no hospital logic.
 //!
 //! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`negotiation`] the choice of
-//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others
-//! (`outgoing`: the objects it sends).
+//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] sending to
+//! others ([`outgoing`]: the objects it sends), [`requests`] asking them.
 //!
 //! P-DATA is parsed here rather than through a library reader, because a PDV is handed on as a slice of the receive buffer: no
 //! object is ever held in memory, and a length field is compared with its limit before anything is reserved for it.
@@ -13,7 +13,8 @@ pub mod negotiation;
 pub mod association;
 pub mod dimse;
 pub mod scu;
-mod outgoing;
+pub mod outgoing;
+pub mod requests;
 
 /// A stranger's text for a log line: short, and without control characters.
 pub fn printable(text: &str) -> String {

@@ -122,6 +122,7 @@ mod tests {
             ae_title: ae_title.into(),
             host: host.into(),
             may: may.to_vec(),
+            port: 0,
         }
     }
 
@@ -130,6 +131,8 @@ mod tests {
             ae_title: AeTitle::parse("MEDLSAM").unwrap(),
             dicom: Dicom::default(),
             peers,
+            targets: Vec::new(),
+            archive: None,
         }
     }
 

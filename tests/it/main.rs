@@ -24,6 +24,7 @@ mod external;
 mod encoding;
 mod network;
 mod network_peers;
+mod query;
 mod intake;
 mod recovery;
 mod service;

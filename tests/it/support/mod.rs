@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod data;
 pub mod dataset;
 pub mod log;
+pub mod node;
 pub mod orthanc;
 pub mod peers;
 pub mod phantom;

@@ -107,6 +107,7 @@ pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
         ae_title: ae_title.into(),
         host: host.into(),
         may: may.to_vec(),
+        port: 0,
     }
 }
 
@@ -125,7 +126,14 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shelf = Shelf::default();
-        let served = serve(listener, Settings { ae_title, dicom, peers }, shelf.clone(), async {
+        let settings = Settings {
+            ae_title,
+            dicom,
+            peers,
+            targets: Vec::new(),
+            archive: None,
+        };
+        let served = serve(listener, settings, shelf.clone(), async {
             let _ = stopped.await;
         });
         Self {
