@@ -43,7 +43,7 @@ pub fn grant(permissions: &[Permission], asked: &[Role]) -> Vec<Role> {
         let service = service_of(&role.sop_class_uid);
         let may_use = service.is_some_and(|s| s.permission.is_none_or(|needed| permissions.contains(&needed)));
         let may_provide = retrievable(&role.sop_class_uid).is_some() && permissions.contains(&Permission::Retrieve);
-        (service.is_some() || may_provide).then(|| Role {
+        (may_use || may_provide).then(|| Role {
             sop_class_uid: role.sop_class_uid.clone(),
             scu: role.scu && may_use,
             scp: role.scp && may_provide,
