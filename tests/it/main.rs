@@ -27,6 +27,7 @@ mod network_peers;
 mod encrypted;
 mod hostile;
 mod crowd;
+mod cut;
 mod intake;
 mod recovery;
 mod service;

@@ -9,6 +9,7 @@ pub mod network;
 pub mod orthanc;
 pub mod peers;
 pub mod phantom;
+pub mod proxy;
 pub mod rude;
 pub mod shelf;
 pub mod source;
