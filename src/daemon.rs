@@ -92,15 +92,11 @@ impl Daemon {
             let stopped = stopping.clone();
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
-        let delivering = tokio.spawn(delivery::run(
-            store.clone(),
-            config.clone(),
-            bell,
-            until(stopping.clone()),
-        ));
+        let archive = Archive::new(&store, &intake);
+        let delivering = tokio.spawn(send_out(archive.clone(), config.clone(), bell, stopping.clone()));
         let listening = tokio.spawn(scp::serve(
             listener,
-            scp::Settings::new(&config, Archive::new(&store, &intake)),
+            scp::Settings::new(&config, archive),
             intake.clone(),
             until(stopping),
         ));
@@ -150,6 +146,18 @@ impl Daemon {
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
     }
+}
+
+/// Everything that goes out by itself: results, the question whether they are kept, and our answers to the same question.
+async fn send_out(archive: Archive, config: Arc<Config>, bell: Arc<Notify>, stopping: flag::Receiver<bool>) {
+    let stop = || until(stopping.clone());
+    let store = archive.store.clone();
+    let targets = scp::targets(&config);
+    tokio::join!(
+        delivery::run(store.clone(), config.clone(), bell, stop()),
+        delivery::pledges::run(store, config, stop()),
+        scp::report_commitments(archive, targets, stop()),
+    );
 }
 
 /// Which provider really runs each model, and loudly what was passed over.

@@ -1,7 +1,7 @@
 //! Written → typed and checked.
 
-use crate::config::peers::check_peers;
-use crate::config::{Destination, NO_NOTICE, Protocol, Written};
+use crate::config::peers::{check_fetch, check_peers};
+use crate::config::{Destination, NO_NOTICE, Protocol, Window, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::{self, Profile, SegEncoding};
@@ -52,6 +52,8 @@ pub struct Config {
     pub written: Written,
     pub ae_title: AeTitle,
     pub routes: Vec<Route>,
+    /// When `medlsamd fetch` may work; `None`: always.
+    pub fetch_window: Option<Window>,
 }
 
 impl Config {
@@ -81,11 +83,13 @@ impl Config {
         check_peers(&written, &mut problems);
         let routes = check_destinations(&written, &mut problems);
         check_protocols(&written, &routes, &mut problems);
+        let fetch_window = check_fetch(&written, &mut problems);
         match ae_title {
             Some(ae_title) if problems.is_empty() => Ok(Self {
                 written,
                 ae_title,
                 routes,
+                fetch_window,
             }),
             _ => Err(problems),
         }

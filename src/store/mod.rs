@@ -5,6 +5,7 @@
 //! Times come in as parameters.
 
 mod catalogue;
+mod commitments;
 mod deliveries;
 mod instances;
 mod jobs;
@@ -13,6 +14,7 @@ mod runs;
 mod tests;
 
 pub use catalogue::{Holding, ListedSeries, Listing, Narrowing, PatientCounts, Unlisted, UnlistedOrigin};
+pub use commitments::{OpenCommitment, Pledge};
 pub use deliveries::{Delivery, DeliveryState, DueDelivery};
 pub use instances::{NewInstance, StoredInstance};
 pub use jobs::JobEvent;
@@ -32,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs.sql"),
     include_str!("migrations/0002_parcels.sql"),
     include_str!("migrations/0003_catalogue.sql"),
+    include_str!("migrations/0004_commitment.sql"),
 ];
 
 /// Name of the database file in the storage directory.
