@@ -204,9 +204,9 @@ impl Gatherer {
             return Ok(judgement.clone());
         }
         let stored = self.store.job_instances(job.id)?;
-        let headers: Result<Vec<Instance>, _> = stored.iter().map(|instance| Instance::read(&instance.path)).collect();
-        let judgement = match headers {
-            Ok(headers) => self.judge_headers(headers),
+        let images: Result<Vec<_>, _> = stored.iter().map(|instance| Instance::images(&instance.path)).collect();
+        let judgement = match images {
+            Ok(images) => self.judge_headers(images.concat()),
             // Not swallowed: the series is closed as it is for the first protocol, and the run fails on the same file.
             Err(error) => {
                 tracing::error!(job = job.id.0, %error, "cannot read a stored instance");

@@ -64,6 +64,20 @@ pub const SERVICES: &[Service] = &[
         permission: Some(Permission::Store),
         answer: Answer::Store,
     },
+    Service {
+        name: "Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.1"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+    Service {
+        name: "Legacy Converted Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.2"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
 ];
 
 /// Those whose pixels we can decode, and no others: what we take, we can use. A context that proposes several may hold an object
@@ -312,7 +326,8 @@ mod tests {
     fn storage_needs_its_permission_and_verification_none() {
         let permitted =
             |permissions: &[Permission]| offers(permissions).iter().map(|o| o.permitted).collect::<Vec<_>>();
-        assert_eq!(permitted(&[]), [true, false]);
-        assert_eq!(permitted(&[Permission::Store]), [true, true]);
+        let storage = |service: &Service| service.answer == Answer::Store;
+        assert_eq!(permitted(&[]), SERVICES.iter().map(|s| !storage(s)).collect::<Vec<_>>());
+        assert!(permitted(&[Permission::Store]).into_iter().all(|permitted| permitted));
     }
 }

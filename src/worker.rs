@@ -3,7 +3,7 @@
 //! A panic in one job harms no other: it is caught, counted as a stumble, and the next job starts with the same models.
 
 use crate::config::Config;
-use crate::dicom::header::Instance;
+use crate::dicom::header::{HeaderError, Instance};
 use crate::dicom::uid::Uid;
 use crate::dispatch;
 use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome as Ending, Parcel, Summary};
@@ -140,9 +140,13 @@ impl Lane {
             .map_err(|e| PipelineError::Stumbled(e.to_string()))?;
         let instances = stored
             .iter()
-            .map(|instance| Instance::read(&instance.path))
+            .map(|instance| Instance::images(&instance.path))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| PipelineError::Stumbled(error.to_string()))?;
+            .map_err(|error| match error {
+                HeaderError::Io { .. } => PipelineError::Stumbled(error.to_string()),
+                other => PipelineError::Refused(other.to_string()),
+            })?
+            .concat();
         let request = Request {
             requirements: Requirements {
                 min_slices: protocol.min_slices,

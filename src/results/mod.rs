@@ -17,6 +17,7 @@ mod names;
 mod dataset;
 mod header;
 mod origin;
+mod reference;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;

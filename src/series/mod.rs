@@ -8,6 +8,7 @@ mod stack;
 
 pub use crate::series::rejection::{Rejection, SliceName};
 
+use crate::dicom::frames::MULTI_FRAME_CT;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::geometry::{Grid, cross, dot, norm, sub};
@@ -52,14 +53,22 @@ pub struct Evidence {
 }
 
 const CT_IMAGE_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.2";
-/// Enhanced CT and Legacy Converted Enhanced CT.
-const MULTI_FRAME_CT: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 /// Image Type values of pictures that are no slices. GE writes SCREEN SAVE, Siemens protocol pages CT_SOM5 PROT and the like.
 const NOT_SLICES: &[&str] = &[
     "LOCALIZER",
     "MIP",
     "MINIP",
     "PROJECTION IMAGE",
+    "MAX_IP",
+    "MIN_IP",
+    "MEAN_IP",
+    "MEDIAN_IP",
+    "CURVED_MPR",
+    "VOLUME_RENDER",
+    "SURFACE_RENDER",
+    // Maps of blood flow and of energies: their values are no Hounsfield units of tissue.
+    "PERFUSION",
+    "MATERIAL_FRACTION",
     "SCREEN SAVE",
     "DOSE",
     "DOSE_INFO",
@@ -89,7 +98,10 @@ pub fn assemble(instances: Vec<Instance>, requirements: &Requirements) -> Result
         set_aside: stack
             .set_aside
             .into_iter()
-            .map(|(instance, why)| (instance.sop_instance_uid.clone(), why))
+            .map(|(instance, why)| {
+                let frame = instance.frame_number.map(|number| format!("frame {number}: "));
+                (instance.sop_instance_uid.clone(), frame.unwrap_or_default() + &why)
+            })
             .collect(),
     })
 }
@@ -204,7 +216,7 @@ fn missing(instance: &Instance, keyword: &'static str) -> Rejection {
 /// The CT slices among the instances, in an order that does not depend on arrival.
 fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result<Vec<&'a Instance>, Rejection> {
     let mut all: Vec<&Instance> = instances.iter().collect();
-    all.sort_by(|a, b| (&a.sop_instance_uid, &a.path).cmp(&(&b.sop_instance_uid, &b.path)));
+    all.sort_by_key(|i| (&i.sop_instance_uid, i.frame_number, &i.path));
     let first = *all.first().ok_or(Rejection::Empty)?;
     for other in &all {
         one_identity(first, other)?;
@@ -214,7 +226,7 @@ fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result
     for instance in all {
         match no_slice(instance) {
             Some(why) => set_aside.push((instance, why)),
-            None if !seen.insert(&instance.sop_instance_uid) => {
+            None if !seen.insert((&instance.sop_instance_uid, instance.frame_number)) => {
                 set_aside.push((instance, "came more than once".into()))
             }
             None => slices.push(instance),
@@ -276,7 +288,8 @@ fn no_slice(instance: &Instance) -> Option<String> {
 
 /// Checks what every slice must say for itself.
 fn complete(instance: &Instance) -> Result<(), Rejection> {
-    if instance.number_of_frames > 1 || MULTI_FRAME_CT.contains(&instance.sop_class_uid.as_str()) {
+    let several = instance.number_of_frames > 1 || MULTI_FRAME_CT.contains(&instance.sop_class_uid.as_str());
+    if several && instance.frame_number.is_none() {
         let slice = SliceName::of(instance);
         return Err(Rejection::MultiFrame {
             slice,

@@ -165,6 +165,7 @@ pub fn ordered<'a>(slices: &[&'a Instance], normal: Vec3) -> Result<Vec<Slice<'a
         (
             slice.instance.instance_number.unwrap_or(i64::MAX),
             &slice.instance.sop_instance_uid,
+            slice.instance.frame_number,
         )
     };
     ordered.sort_by(|a, b| a.along_mm.total_cmp(&b.along_mm).then_with(|| rank(a).cmp(&rank(b))));

@@ -378,7 +378,7 @@ fn what_nobody_can_put_right_is_refused_with_numbers() {
         (|s| s[3].pixel_spacing_mm = Some([1.7, 2.0]), "Pixel Spacing differs"),
         (
             |s| s[3].number_of_frames = 5,
-            "slice 4 (2.25.1002.4) is a multi-frame object (5 frames)",
+            "slice 4 (2.25.1002.4) is a multi-frame object (5 frames) without functional groups",
         ),
         (
             |s| s[3].image_orientation = Some([1.0, 0.0, 0.0, 0.0, 0.9998, 0.02]),

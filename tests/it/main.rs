@@ -15,6 +15,7 @@ mod misplaced;
 mod medsam_vit_b;
 mod results;
 mod proof;
+mod multiframe;
 mod labelmaps;
 mod labels;
 mod reports;
