@@ -20,9 +20,9 @@ pub type WholeCheck = fn(Vec<Instance>, &Requirements) -> Result<(), String>;
 
 /// The check of the daemon: the same code that the pipeline will order the slices with.
 pub fn assembles(instances: Vec<Instance>, requirements: &Requirements) -> Result<(), String> {
-    series::assemble(instances, requirements)
-        .map(drop)
-        .map_err(|rejection| rejection.to_string())
+    let series = series::assemble(instances, requirements).map_err(|rejection| rejection.to_string())?;
+    // A gap that could be bridged may still be filled by what is on its way.
+    series.gap().map_or(Ok(()), |gap| Err(gap.to_owned()))
 }
 
 /// What is known about a series that is still being gathered. Times in seconds.

@@ -3,6 +3,7 @@
 //! An Enhanced or Legacy Converted Enhanced CT is a whole series in one object. [`Instance::images`] turns it into one
 //! [`Instance`] per frame, so that everything behind it knows slices only.
 
+use crate::dicom::codec;
 use crate::dicom::fields::{Fields, HeaderError, SPECIFIC_CHARACTER_SET};
 use crate::dicom::header::{Instance, read_fields};
 use crate::dicom::scan::{self, ScanError, Tag};
@@ -204,8 +205,7 @@ pub fn divide<'a>(data: &'a [u8], offset: usize, count: usize, extended: &[u8]) 
             _ => frames.push(vec![fragment]),
         }
         at += 8 + fragment.len() as u64;
-        let end = fragment.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        closed = fragment[..end].ends_with(&[0xFF, 0xD9]);
+        closed = codec::is_closed(fragment);
     }
     if frames.len() != count {
         let made = frames.len();

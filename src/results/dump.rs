@@ -62,7 +62,9 @@ mod tests {
             frame_of_reference_uid: uid,
             slices: Vec::new(),
             grid,
+            uneven: None,
             set_aside: Vec::new(),
+            remarks: Vec::new(),
         };
         let structure = crate::structure::by_name("liver").unwrap();
         let mask = Mask {

@@ -110,7 +110,7 @@ pub enum Rejection {
     },
     #[error(
         "gap of {gap_mm:.2} mm where slices lie {spacing_mm:.2} mm apart: between {below} at {below_mm:.2} mm \
-         and {above} at {above_mm:.2} mm"
+         and {above} at {above_mm:.2} mm; at most three steps and 10 mm are bridged"
     )]
     Gap {
         below: SliceName,
@@ -149,6 +149,14 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Whether several stacks in one series may be the cause.
+    pub(in crate::series) fn is_mixture(&self) -> bool {
+        matches!(
+            self,
+            Self::Mixed { .. } | Self::MixedOrientation { .. } | Self::RepeatedPositions { .. }
+        )
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> &'static str {
         match self {

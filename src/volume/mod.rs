@@ -4,6 +4,7 @@ pub mod body;
 mod bits;
 mod pixels;
 mod resample;
+mod uneven;
 
 pub use crate::volume::pixels::DECODABLE_TRANSFER_SYNTAXES;
 pub use crate::volume::resample::to_patient_axes;
@@ -39,7 +40,8 @@ pub enum VolumeError {
     Cancelled,
 }
 
-/// Decodes every slice and applies its own rescale slope and intercept; padding becomes air (−1024 HU).
+/// Decodes every slice and applies its own rescale slope and intercept; padding becomes air (−1024 HU). Where the slices lie
+/// unevenly the volume is an even one interpolated between them ([`crate::series::Uneven`]), so that its geometry is true.
 ///
 /// # Errors
 /// Names the first slice of the stack that is unreadable, cut short or of a kind that is not decoded.
@@ -88,7 +90,13 @@ pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, V
     match outcome.failure {
         Some((_, error)) => Err(error),
         None if outcome.cancelled => Err(VolumeError::Cancelled),
-        None => Ok(Volume { grid, hu }),
+        None => Ok(match &series.uneven {
+            Some(uneven) => Volume {
+                hu: uneven::to_even(&hu, uneven),
+                grid: uneven.grid.clone(),
+            },
+            None => Volume { grid, hu },
+        }),
     }
 }
 

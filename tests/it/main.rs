@@ -7,6 +7,7 @@ mod fences;
 mod settings;
 mod assembly;
 mod real_series;
+mod odd;
 mod localising;
 mod measuring;
 mod patches;
