@@ -122,7 +122,7 @@ pub enum Rejection {
     },
     #[error(
         "uneven spacing: {step_mm:.3} mm between {below} at {below_mm:.2} mm and {above} at {above_mm:.2} mm, \
-         but {spacing_mm:.3} mm elsewhere"
+         but {spacing_mm:.3} mm elsewhere; at most 10 mm are bridged"
     )]
     Uneven {
         below: SliceName,

@@ -268,8 +268,14 @@ pub fn steps(slices: &[Slice]) -> Result<Steps, Rejection> {
         return Ok(steps);
     }
     let widest_mm = (MAX_STEP_FACTOR * usual).min(MAX_STEP_MM) + tolerance;
-    let wide = slices.windows(2).find(|pair| step_mm(pair) > widest_mm);
-    let Some(pair) = wide else { return Ok(steps) };
+    if sorted[sorted.len() - 1] <= widest_mm {
+        return Ok(steps);
+    }
+    // Of the steps that are too wide, the first that is not the usual one.
+    let odd = |pair: &&[Slice]| step_mm(pair) > widest_mm && (step_mm(pair) - usual).abs() > tolerance;
+    let widest = |a: &&[Slice], b: &&[Slice]| step_mm(a).total_cmp(&step_mm(b));
+    let pair = slices.windows(2).find(odd).or_else(|| slices.windows(2).max_by(widest));
+    let pair = pair.expect("two slices at least");
     let (below, above) = (pair[0].name(), pair[1].name());
     let (below_mm, above_mm) = (pair[0].along_mm, pair[1].along_mm);
     if step_mm(pair) > GAP_FACTOR * usual {
