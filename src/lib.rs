@@ -37,7 +37,7 @@
 //!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth). No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
 //!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
-//!   [`gather`] (when a series is whole), [`watch`] (drop folders).
+//!   [`lesson`] (what is taught over DICOM), [`gather`] (when a series is whole), [`watch`] (drop folders).
 //! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
 //!   [`worker`] (the compute lane), [`delivery`] (what we send), [`daemon`] (the only place that knows everyone), [`exit`],
 //!   [`terminal`], [`check`], [`demo`], [`cli`].
@@ -78,6 +78,7 @@ pub mod job;
 pub mod dispatch;
 pub mod store;
 pub mod intake;
+pub mod lesson;
 pub mod gather;
 pub mod watch;
 pub mod scp;

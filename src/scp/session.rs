@@ -1,6 +1,5 @@
 //! One association from the first byte to the last.
 
-use crate::dicom::ae::AeTitle;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::{AssociationId, Claim, IntakeError};
@@ -12,13 +11,11 @@ use crate::net::printable;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::admission::{Admitted, admit};
 use crate::scp::spooler::{Dead, Spooler};
-use crate::scp::{Answer, Parting, Receiver, SERVICES, Settings, offers, part};
-use std::net::SocketAddr;
+use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, offers, part};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, warn};
 
 /// What an association needs to know of the server.
@@ -60,28 +57,39 @@ struct Tally {
 }
 
 impl<R: Receiver> Session<R> {
-    pub async fn run(mut self, stream: TcpStream, address: SocketAddr) {
+    pub(in crate::scp) async fn run(mut self, caller: Caller) {
         let dicom = &self.settings.dicom;
         let artim = Duration::from_secs(dicom.artim_timeout_s);
         let idle = Duration::from_secs(dicom.idle_timeout_s);
-        let mut transport = match Transport::new(stream, artim, Duration::from_secs(dicom.write_timeout_s)) {
-            Ok(transport) => transport,
-            Err(error) => return warn!(%error, "cannot set up a connection"),
-        };
-        let request = tokio::select! {
-            request = timeout(artim, association::read_request(&mut transport)) => request,
+        let write_timeout = Duration::from_secs(dicom.write_timeout_s);
+        // The ARTIM timer: encryption and request together.
+        let deadline = Instant::now() + artim;
+        let address = caller.address;
+        let opened = tokio::select! {
+            opened = timeout_at(deadline, caller.open(artim, write_timeout)) => opened,
             _ = self.stopping.wait_for(|&stop| stop) => return,
         };
-        let request = match request {
-            Ok(Ok(request)) => request,
-            Ok(Err(broken)) => return part(Parting::Transport(transport), broken).await,
+        let mut transport = match opened {
+            Ok(Ok(transport)) => transport,
+            Ok(Err(error)) => return warn!(cause = %error, "cannot set up a connection"),
             Err(_) => {
-                let broken = Broken::TimedOut {
-                    what: "A-ASSOCIATE-RQ",
-                    after: artim,
-                };
-                return part(Parting::Transport(transport), broken).await;
+                return warn!(
+                    after_s = artim.as_secs(),
+                    "no TLS handshake in time, dropped the caller"
+                );
             }
+        };
+        let request = tokio::select! {
+            request = timeout_at(deadline, association::read_request(&mut transport)) => request,
+            _ = self.stopping.wait_for(|&stop| stop) => return,
+        };
+        let late = |_| Broken::TimedOut {
+            what: "A-ASSOCIATE-RQ",
+            after: artim,
+        };
+        let request = match request.map_err(late).and_then(|request| request) {
+            Ok(request) => request,
+            Err(broken) => return part(Parting::Transport(transport), broken).await,
         };
         let calling = printable(&request.calling_ae);
         match admit(&self.settings, &request, address).await {
@@ -98,14 +106,18 @@ impl<R: Receiver> Session<R> {
 
     async fn associate(mut self, mut transport: Transport, request: &AssociateRequest, admitted: Admitted) {
         let (answers, contexts) = negotiate(&request.contexts, &offers(&admitted.permissions));
-        let calling = admitted.calling_ae;
+        let Admitted {
+            calling_ae: calling,
+            called_ae: called,
+            ..
+        } = &admitted;
         info!(
             %calling, software = printable(&request.implementation_version_name),
             proposed = answers.len(), accepted = contexts.len(), "association opened"
         );
         let max_pdu = self.settings.dicom.max_pdu;
         let accept = AssociateAccept {
-            called_ae: self.settings.ae_title.to_string(),
+            called_ae: called.to_string(),
             calling_ae: calling.to_string(),
             contexts: answers,
             max_pdu,
@@ -117,7 +129,7 @@ impl<R: Receiver> Session<R> {
         let mut spooler = Spooler::start(self.receiver.clone(), self.id);
         let mut tally = Tally::default();
         let end = self
-            .converse(&mut association, &mut spooler, &calling, &mut tally)
+            .converse(&mut association, &mut spooler, &admitted, &mut tally)
             .await;
         self.end(association, spooler, end, &tally).await;
     }
@@ -157,7 +169,7 @@ impl<R: Receiver> Session<R> {
         &mut self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        caller: &Admitted,
         tally: &mut Tally,
     ) -> End {
         loop {
@@ -173,7 +185,7 @@ impl<R: Receiver> Session<R> {
                     context,
                     command: Command::Request(request),
                 })) => {
-                    self.answer(association, spooler, calling, &context, &request, tally)
+                    self.answer(association, spooler, caller, &context, &request, tally)
                         .await
                 }
                 Ok(Some(Message {
@@ -196,7 +208,7 @@ impl<R: Receiver> Session<R> {
         &self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        caller: &Admitted,
         context: &Context,
         request: &Request,
         tally: &mut Tally,
@@ -212,7 +224,7 @@ impl<R: Receiver> Session<R> {
                 request.answer(Status::SUCCESS, "")
             }
             (Operation::Store { sop_instance_uid }, Some(Answer::Store)) => {
-                let claim = self.claim(calling, context, request, sop_instance_uid);
+                let claim = self.claim(caller, context, request, sop_instance_uid);
                 let response = match claim {
                     Ok(claim) if request.has_data => self.store(association, spooler, context, request, claim).await?,
                     Ok(_) => refuse(request, Status::CANNOT_UNDERSTAND, "C-STORE-RQ without a data set"),
@@ -243,7 +255,7 @@ impl<R: Receiver> Session<R> {
     /// What the peer says it will send, if it may be believed so far.
     fn claim(
         &self,
-        calling: &AeTitle,
+        caller: &Admitted,
         context: &Context,
         request: &Request,
         sop_instance_uid: &str,
@@ -260,8 +272,8 @@ impl<R: Receiver> Session<R> {
             sop_class_uid: context.abstract_syntax.clone(),
             sop_instance_uid,
             transfer_syntax_uid: context.transfer_syntax.clone(),
-            calling_ae: calling.clone(),
-            called_ae: self.settings.ae_title.clone(),
+            calling_ae: caller.calling_ae.clone(),
+            called_ae: caller.called_ae.clone(),
             association: self.id,
         })
     }

@@ -29,6 +29,7 @@ use std::time::Duration;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs.sql"),
     include_str!("migrations/0002_parcels.sql"),
+    include_str!("migrations/0003_teaching.sql"),
 ];
 
 /// Name of the database file in the storage directory.
