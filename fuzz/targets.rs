@@ -26,7 +26,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
+pub const TARGETS: [(&str, Target); 4] = [
     ("association", association),
     ("command", command),
     ("part10", part10),

@@ -3,6 +3,7 @@
 //! Start: store, recovery, models, intake, then the threads, and the listener last, so that nobody can send before all of it
 //! stands. Stop: listener, drop folders and gathering, then the lane (its job is given back), then delivery.
 
+use crate::archive::Archive;
 use crate::config::Config;
 use crate::delivery;
 use crate::engines;
@@ -105,7 +106,7 @@ impl Daemon {
         ));
         let listening = tokio.spawn(scp::serve(
             doors,
-            scp::Settings::new(&config),
+            scp::Settings::new(&config, Archive::new(&store, &intake), tls.as_ref()),
             intake.clone(),
             until(stopping),
         ));

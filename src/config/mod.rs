@@ -5,10 +5,12 @@
 
 mod layers;
 mod ports;
+mod peers;
 mod resolve;
 
 pub use resolve::{Config, Problem, Route};
 
+use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -106,6 +108,20 @@ pub struct Peer {
     /// IP address or host name it must call from, or `any`.
     pub host: String,
     pub may: Vec<Permission>,
+    /// Where it listens, for objects it asks us to send to it and for storage commitment; 0: it is never called back.
+    #[serde(default)]
+    pub port: u16,
+}
+
+impl Peer {
+    /// Where it can be called back, if that is known.
+    pub fn address(&self) -> Option<Address> {
+        Some(Address {
+            ae_title: AeTitle::parse(&self.ae_title).ok()?,
+            host: self.host.clone(),
+            port: Some(self.port).filter(|port| *port != 0)?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +131,12 @@ pub enum Permission {
     Store,
     /// C-STORE of a CT and of RTSTRUCT or SEG to the teaching AE title.
     Teach,
+    /// C-FIND.
+    Query,
+    /// C-MOVE, to destinations and to peers with a port, and C-GET.
+    Retrieve,
+    /// Storage commitment.
+    Commit,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -358,6 +380,7 @@ impl Written {
             ae_title: "CT1".into(),
             host: "10.0.0.7".into(),
             may: vec![Permission::Store],
+            port: 104,
         };
         let protocol = Protocol {
             name: "chest".into(),

@@ -1,6 +1,7 @@
 //! Written → typed and checked.
 
 use crate::config::layers;
+use crate::config::peers::check_peers;
 use crate::config::ports::check_ports;
 use crate::config::{Destination, NO_NOTICE, Protocol, Written};
 use crate::dicom::ae::{Address, AeTitle};
@@ -196,27 +197,6 @@ fn check_teaching(written: &Written, problems: &mut Vec<Problem>) -> Option<AeTi
         }
         Ok(title) => Some(title),
         Err(error) => complain(error.to_string()),
-    }
-}
-
-fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
-    for (n, peer) in written.peer.iter().enumerate() {
-        if peer.ae_title != "any"
-            && let Err(error) = AeTitle::parse(&peer.ae_title)
-        {
-            problems.push(Problem::new(
-                format!("peer[{n}].ae_title"),
-                error.to_string(),
-                "the calling AE title, or \"any\"",
-            ));
-        }
-        if peer.host.trim().is_empty() {
-            problems.push(Problem::new(
-                format!("peer[{n}].host"),
-                "empty",
-                "an address, a host name, or \"any\"",
-            ));
-        }
     }
 }
 

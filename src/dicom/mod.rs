@@ -2,6 +2,7 @@
 
 pub mod uid;
 pub mod ae;
+pub mod characters;
 pub mod status;
 pub mod part10;
 pub mod scan;

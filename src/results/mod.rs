@@ -14,8 +14,8 @@ pub mod profile;
 mod content;
 mod simplify;
 mod names;
-mod dataset;
-mod header;
+pub(crate) mod dataset;
+pub(crate) mod header;
 mod origin;
 mod reference;
 

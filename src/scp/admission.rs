@@ -144,6 +144,7 @@ mod tests {
             ae_title: ae_title.into(),
             host: host.into(),
             may: may.to_vec(),
+            port: 0,
         }
     }
 
@@ -153,6 +154,8 @@ mod tests {
             teaching_ae: AeTitle::parse("TEACH").unwrap(),
             dicom: Dicom::default(),
             peers,
+            targets: Vec::new(),
+            archive: None,
         }
     }
 

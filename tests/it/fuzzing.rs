@@ -4,6 +4,8 @@
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 
+use targets::Target;
+
 use crate::labelmaps::{disjoint, labelmap};
 use crate::results::{shapes, with_source};
 use medlsamd::dicom::status::Status;
@@ -22,8 +24,8 @@ fn seeds_dir() -> PathBuf {
 }
 
 /// Target and bytes of every committed file.
-fn seeds() -> &'static [(fn(&[u8]), Vec<u8>)] {
-    static SEEDS: OnceLock<Vec<(fn(&[u8]), Vec<u8>)>> = OnceLock::new();
+fn seeds() -> &'static [(Target, Vec<u8>)] {
+    static SEEDS: OnceLock<Vec<(Target, Vec<u8>)>> = OnceLock::new();
     SEEDS.get_or_init(|| {
         let mut seeds = Vec::new();
         for (name, target) in targets::TARGETS {

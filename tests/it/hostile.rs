@@ -4,18 +4,17 @@
 use crate::support::dataset::Slice;
 use crate::support::log::Log;
 use crate::support::rude::{CT, CT_CONTEXT, ECHO_CONTEXT, Rude, VERIFICATION, message, request, store};
-use crate::support::shelf::{Server, peer_entry};
+use crate::support::shelf::{Server, peer_entry, settings};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use medlsamd::config::{Dicom, Permission};
-use medlsamd::dicom::ae::AeTitle;
 use medlsamd::dicom::status::Status;
 use medlsamd::intake::{Intake, Options};
 use medlsamd::net::association::push_fragment;
 use medlsamd::net::pdu::{AssociateAccept, AssociateRequest, Proposed};
-use medlsamd::scp::{Settings, serve};
+use medlsamd::scp::serve;
 use medlsamd::store::Store;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -30,16 +29,16 @@ async fn intake() -> (tempfile::TempDir, SocketAddr) {
     let options = Options {
         min_free_bytes: 0,
         max_object_bytes: 64 << 20,
+        teaching_ae: None,
         clock: Timestamp::now,
     };
     let (intake, _) = Intake::open(store, options).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let settings = Settings {
-        ae_title: AeTitle::parse("MEDLSAM").unwrap(),
-        dicom: Dicom::default(),
-        peers: vec![peer_entry("SENDER", "any", &[Permission::Store])],
-    };
+    let settings = settings(
+        Dicom::default(),
+        vec![peer_entry("SENDER", "any", &[Permission::Store])],
+    );
     tokio::spawn(serve(listener, settings, intake, std::future::pending()));
     (dir, address)
 }

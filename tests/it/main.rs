@@ -31,6 +31,7 @@ mod network_peers;
 mod encrypted;
 mod hostile;
 mod crowd;
+mod query;
 mod intake;
 mod recovery;
 mod service;

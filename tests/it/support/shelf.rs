@@ -109,6 +109,20 @@ pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
         ae_title: ae_title.into(),
         host: host.into(),
         may: may.to_vec(),
+        port: 0,
+    }
+}
+
+/// Of a server called MEDLSAM, MEDLSAM_TEACH to learn, with nothing behind the wire.
+pub fn settings(dicom: Dicom, peers: Vec<Peer>) -> Settings {
+    let title = |text| AeTitle::parse(text).unwrap();
+    Settings {
+        ae_title: title("MEDLSAM"),
+        teaching_ae: title("MEDLSAM_TEACH"),
+        dicom,
+        peers,
+        targets: Vec::new(),
+        archive: None,
     }
 }
 
@@ -122,7 +136,6 @@ impl Server {
     pub async fn start_with(change: impl FnOnce(&mut Dicom), tls: Option<Arc<Tls>>) -> Self {
         let mut dicom = Dicom::default();
         change(&mut dicom);
-        let ae_title = AeTitle::parse("MEDLSAM").unwrap();
         let peers = vec![
             peer_entry("SENDER", "127.0.0.1", &[Permission::Store]),
             peer_entry("VISITOR", "any", &[]),
@@ -137,19 +150,10 @@ impl Server {
         let encrypted = doors.encrypted.as_ref().map(|(door, _)| door.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let shelf = Shelf::default();
-        let served = serve(
-            doors,
-            Settings {
-                ae_title,
-                teaching_ae: AeTitle::parse("MEDLSAM_TEACH").unwrap(),
-                dicom,
-                peers,
-            },
-            shelf.clone(),
-            async {
-                let _ = stopped.await;
-            },
-        );
+        let settings = settings(dicom, peers);
+        let served = serve(doors, settings, shelf.clone(), async {
+            let _ = stopped.await;
+        });
         Self {
             address,
             encrypted,
