@@ -299,7 +299,10 @@ fn what_lies_behind_a_refusal_is_reached_by_cutting() {
         .iter_mut()
         .for_each(|image| image.frame_of_reference_uid = frame.clone());
     let said = outcome(scattered);
-    assert!(said.starts_with("refused: gap of 65.00 mm where slices lie 25.00 mm apart"), "{said}");
+    assert!(
+        said.starts_with("refused: gap of 65.00 mm where slices lie 25.00 mm apart"),
+        "{said}"
+    );
     eprintln!("{said}");
 }
 
