@@ -132,7 +132,8 @@ fn functional_groups_that_contradict_the_frames_are_refused() {
         "not a readable DICOM object: its Number of Frames is 50, but functional groups describe 51 frames"
     );
     // At reception too, while the sender listens; the whole object closes its series at once.
-    let store = Store::open(&folder.path().join("store"), TimeZone::UTC).unwrap();
+    let shelf = tempfile::tempdir().unwrap();
+    let store = Store::open(shelf.path(), TimeZone::UTC).unwrap();
     let options = Options {
         min_free_bytes: 0,
         max_object_bytes: 64 << 20,
