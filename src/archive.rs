@@ -4,8 +4,11 @@
 //! read from its first object when the first query after its arrival comes, so reception pays nothing for it, and rows of older
 //! versions are filled in the same way.
 
+use crate::commitment::{self, Report};
 use crate::dicom::fields::HeaderError;
+use crate::dicom::part10;
 use crate::dicom::scan::Encoding;
+use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::{Intake, IntakeError};
 use crate::query::{self, Answer, Identifier, Level, Subject, text_of};
@@ -16,6 +19,7 @@ use dicom::core::Tag;
 use dicom::dictionary_std::tags;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 /// Files read for the catalogue, studies looked at, between two transactions.
 const BATCH: u32 = 200;
@@ -126,6 +130,38 @@ impl Archive {
         }
     }
 
+    /// Which of the objects named are kept for good: known, whole as far as their length tells, and on disk with every directory
+    /// above them synced. Blocking.
+    pub fn vouch(&self, request: &commitment::Request) -> Result<Report, ArchiveError> {
+        self.intake.flush()?;
+        let mut report = Report {
+            transaction_uid: request.transaction_uid.clone(),
+            kept: Vec::new(),
+            failed: Vec::new(),
+        };
+        let mut paths = Vec::new();
+        for object in &request.objects {
+            let files = self.store.files_of(&object.sop_instance_uid)?;
+            let of_class = || files.iter().filter(|(class, _)| *class == object.sop_class_uid);
+            let reason = match of_class().find(|(_, path)| is_whole(path)) {
+                Some((_, path)) => {
+                    paths.push(path.clone());
+                    report.kept.push(object.clone());
+                    continue;
+                }
+                None if files.is_empty() => Status::NO_SUCH_INSTANCE,
+                None if of_class().next().is_none() => Status::CLASS_INSTANCE_CONFLICT,
+                None => {
+                    tracing::error!(instance = %object.sop_instance_uid, "a stored object is missing or cut off");
+                    Status::PROCESSING_FAILURE
+                }
+            };
+            report.failed.push((object.clone(), reason.0));
+        }
+        self.intake.sync_above(paths.iter().map(PathBuf::as_path))?;
+        Ok(report)
+    }
+
     /// What an identifier says that the database can use.
     fn narrowing(&self, identifier: &Identifier) -> Result<Narrowing, StoreError> {
         let owned = |tag| identifier.exact(tag).map(str::to_owned);
@@ -176,6 +212,18 @@ impl Archive {
             self.store.list(&listed)?;
         }
     }
+}
+
+/// Its file is there, and as long as it was when it was written.
+fn is_whole(path: &Path) -> bool {
+    let look = || -> Result<bool, part10::Part10Error> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        let meta = part10::read_meta(&mut file)?;
+        let found = length.saturating_sub(meta.data_set_offset);
+        Ok(found > 0 && meta.data_set_length.is_none_or(|written| written == found))
+    };
+    look().unwrap_or(false)
 }
 
 /// What the catalogue says of a series, from one of its objects.

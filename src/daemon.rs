@@ -97,16 +97,12 @@ impl Daemon {
             let stopped = stopping.clone();
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
-        let delivering = tokio.spawn(delivery::run(
-            store.clone(),
-            config.clone(),
-            tls.clone(),
-            bell,
-            until(stopping.clone()),
-        ));
+        let archive = Archive::new(&store, &intake);
+        let sending = send_out(archive.clone(), config.clone(), tls.clone(), bell, stopping.clone());
+        let delivering = tokio.spawn(sending);
         let listening = tokio.spawn(scp::serve(
             doors,
-            scp::Settings::new(&config, Archive::new(&store, &intake), tls.as_ref()),
+            scp::Settings::new(&config, archive, tls.as_ref()),
             intake.clone(),
             until(stopping),
         ));
@@ -162,6 +158,24 @@ impl Daemon {
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
     }
+}
+
+/// Everything that goes out by itself: results, the question whether they are kept, and our answers to the same question.
+async fn send_out(
+    archive: Archive,
+    config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
+    bell: Arc<Notify>,
+    stopping: flag::Receiver<bool>,
+) {
+    let stop = || until(stopping.clone());
+    let store = archive.store.clone();
+    let targets = scp::targets(&config, tls.as_ref());
+    tokio::join!(
+        delivery::run(store.clone(), config.clone(), tls.clone(), bell, stop()),
+        delivery::pledges::run(store, config, tls, stop()),
+        scp::report_commitments(archive, targets, stop()),
+    );
 }
 
 /// Which provider really runs each model, and loudly what was passed over.

@@ -137,7 +137,10 @@ pub fn learn(
     let refused = |what: String| PipelineError::Refused(what);
     let series: Series = series::assemble(ct, &ANY_CT)?;
     if series.uneven.is_some() {
-        return Err(refused(format!("{}; templates need an even stack", series.remarks.join("; "))));
+        return Err(refused(format!(
+            "{}; templates need an even stack",
+            series.remarks.join("; ")
+        )));
     }
     let volume = volume::reconstruct(&series, &Silent)?;
     let taken = take::take(drawn, &series, &ByHand::default()).map_err(|error| refused(error.to_string()))?;

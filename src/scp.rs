@@ -12,8 +12,12 @@ mod roles;
 mod identifier;
 mod find;
 mod retrieve;
+mod commit;
+
+pub use commit::report_commitments;
 
 use crate::archive::Archive;
+use crate::commitment::PUSH_MODEL;
 use crate::config::{Config, Dicom, Peer, Permission};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
@@ -58,6 +62,7 @@ pub enum Answer {
     Find(Root),
     Move(Root),
     Get(Root),
+    Commit,
 }
 
 /// The information models of Query/Retrieve (PS3.4 C.6.1 and C.6.2).
@@ -69,6 +74,9 @@ pub enum Root {
 
 const IMPLICIT_VR_LE: &str = "1.2.840.10008.1.2";
 const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
+
+/// For data sets without pixels.
+const DATA_TRANSFER_SYNTAXES: &[&str] = &[EXPLICIT_VR_LE, IMPLICIT_VR_LE];
 
 /// Everything we are an SCP of.
 pub const SERVICES: &[Service] = &[
@@ -143,6 +151,12 @@ pub const SERVICES: &[Service] = &[
         Permission::Retrieve,
         Answer::Get(Root::Study),
     ),
+    asked(
+        "Storage Commitment Push Model",
+        &[PUSH_MODEL],
+        Permission::Commit,
+        Answer::Commit,
+    ),
 ];
 
 /// Those that `labels` reads.
@@ -165,7 +179,7 @@ const fn asked(
     Service {
         name,
         abstract_syntaxes,
-        transfer_syntaxes: &[EXPLICIT_VR_LE, IMPLICIT_VR_LE],
+        transfer_syntaxes: DATA_TRANSFER_SYNTAXES,
         permission: Some(permission),
         answer,
     }

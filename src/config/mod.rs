@@ -7,8 +7,10 @@ mod layers;
 mod ports;
 mod peers;
 mod resolve;
+mod window;
 
 pub use resolve::{Config, Problem, Route};
+pub use window::Window;
 
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
@@ -28,6 +30,7 @@ pub struct Written {
     pub watch: Watch,
     pub protocol: Vec<Protocol>,
     pub destination: Vec<Destination>,
+    pub fetch: Fetch,
     /// The site's own destination profiles; one of a built-in name replaces it.
     pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
@@ -268,6 +271,19 @@ pub struct Destination {
     /// Sends tried before a person must look.
     #[serde(default = "default_attempts")]
     pub attempts: u32,
+    /// After a delivery, ask whether it will be kept (storage commitment).
+    #[serde(default)]
+    pub commit: bool,
+}
+
+/// `medlsamd fetch`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// Name of the destination to fetch from; empty: the only one there is.
+    pub from: String,
+    /// Local time to work in, `HH:MM-HH:MM`; empty: always.
+    pub window: String,
 }
 
 fn default_profile() -> String {
@@ -398,6 +414,7 @@ impl Written {
             retry_s: default_retry_s(),
             retry_max_s: default_retry_max_s(),
             attempts: default_attempts(),
+            commit: false,
         };
         let inference = Inference {
             engine_cache: Some("/var/lib/medlsamd/engines".into()),

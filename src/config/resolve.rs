@@ -1,9 +1,9 @@
 //! Written → typed and checked.
 
 use crate::config::layers;
-use crate::config::peers::check_peers;
+use crate::config::peers::{check_fetch, check_peers};
 use crate::config::ports::check_ports;
-use crate::config::{Destination, NO_NOTICE, Protocol, Written};
+use crate::config::{Destination, NO_NOTICE, Protocol, Window, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::{self, Profile, SegEncoding};
@@ -55,6 +55,8 @@ pub struct Config {
     pub ae_title: AeTitle,
     pub teaching_ae: AeTitle,
     pub routes: Vec<Route>,
+    /// When `medlsamd fetch` may work; `None`: always.
+    pub fetch_window: Option<Window>,
 }
 
 impl Config {
@@ -85,12 +87,14 @@ impl Config {
         check_peers(&written, &mut problems);
         let routes = check_destinations(&written, &mut problems);
         check_protocols(&written, &routes, &mut problems);
+        let fetch_window = check_fetch(&written, &mut problems);
         match (ae_title, teaching_ae) {
             (Some(ae_title), Some(teaching_ae)) if problems.is_empty() => Ok(Self {
                 written,
                 ae_title,
                 teaching_ae,
                 routes,
+                fetch_window,
             }),
             _ => Err(problems),
         }

@@ -214,6 +214,14 @@ impl Intake {
         touched.iter().rev().try_for_each(|dir| sync_dir(dir))
     }
 
+    /// Syncs directories below the storage directory and those above them, whoever wrote there. Blocking.
+    pub fn sync_above<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> Result<(), IntakeError> {
+        let root = self.shared.store.dir();
+        let above = |file: &'a Path| file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        let dirs: BTreeSet<&Path> = files.into_iter().flat_map(above).collect();
+        dirs.into_iter().try_for_each(sync_dir)
+    }
+
     /// The series that open associations have fed, or whose rows are not in the database yet: not to be closed now.
     pub fn fed_series(&self) -> HashSet<SeriesKey> {
         // In this order: an association that closes in between has its rows in one of the two sets, or in the database.

@@ -2,9 +2,10 @@
 
 use crate::archive::Asking;
 use crate::dicom::status::Status;
+use crate::net::requests::encoded;
 use crate::net::transport::Broken;
 use crate::query;
-use crate::scp::identifier::{encoded, refusal};
+use crate::scp::identifier::refusal;
 use crate::scp::session::{Dialogue, End, Session, refuse};
 use crate::scp::{Receiver, Root};
 use std::ops::ControlFlow;

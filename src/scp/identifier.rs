@@ -1,10 +1,8 @@
 //! What a query or retrieval asks, read from the wire, and what was agreed about its meaning.
 
 use crate::archive::{Archive, ArchiveError};
-use crate::dicom::implicit::implicit_vr;
 use crate::dicom::scan::Encoding;
 use crate::dicom::status::Status;
-use crate::dicom::uid::Uid;
 use crate::net::dimse::{Command, Operation};
 use crate::net::pdu::{AbortReason, Extended};
 use crate::net::transport::Broken;
@@ -43,14 +41,6 @@ pub fn agree(asked: &[Extended]) -> Vec<Extended> {
 /// Whether combined date and time matching was agreed on.
 pub fn is_combined(agreed: &[Extended]) -> bool {
     agreed.iter().any(|extended| extended.information.get(1) == Some(&1))
-}
-
-/// A data set in explicit VR as the presentation context wants it.
-pub fn encoded(data_set: Vec<u8>, transfer_syntax: &Uid) -> Vec<u8> {
-    match Encoding::of(transfer_syntax).explicit_vr {
-        true => data_set,
-        false => implicit_vr(&data_set).expect("data sets of our own are well formed"),
-    }
 }
 
 /// What a peer is told when the archive cannot answer.

@@ -8,11 +8,11 @@ use crate::net::negotiation::Context;
 use crate::net::outgoing::{Data, open};
 use crate::net::pdu::AbortReason;
 use crate::net::printable;
-use crate::net::requests;
+use crate::net::requests::{self, encoded};
 use crate::net::scu::{self, Outgoing, ScuError, Untransmitted};
 use crate::net::transport::Broken;
 use crate::results::dataset::DataSet;
-use crate::scp::identifier::{Refused, encoded, refusal};
+use crate::scp::identifier::{Refused, refusal};
 use crate::scp::session::{Dialogue, End, Session};
 use crate::scp::{Receiver, Root};
 use crate::store::Holding;
@@ -129,7 +129,8 @@ impl<R: Receiver> Session<R> {
                     }
                 }
                 outcome = inbox.recv() => {
-                    let (Some(outcome), Some(object)) = (outcome, waiting.next()) else { break };
+                    let Some(outcome) = outcome else { break };
+                    let object = waiting.next().ok_or_else(|| End::Failed("more outcomes than objects".into()))?;
                     account.count(object, outcome.map_err(|error| error.to_string()));
                     dialogue.tell(&account).await?;
                 }

@@ -1,12 +1,13 @@
 //! Who is user and who is provider, where a peer asks for other roles than the usual ones (PS3.7 D.3.3.4).
 //!
-//! For C-GET the requestor provides storage to us.
+//! For C-GET the requestor provides storage to us; a PACS that reports what it keeps provides storage commitment.
 
+use crate::commitment::PUSH_MODEL;
 use crate::config::Permission;
 use crate::net::negotiation::Offer;
 use crate::net::pdu::Role;
 use crate::results;
-use crate::scp::{Answer, IMAGE_TRANSFER_SYNTAXES, SERVICES, Service};
+use crate::scp::{Answer, DATA_TRANSFER_SYNTAXES, IMAGE_TRANSFER_SYNTAXES, SERVICES, Service};
 
 /// Whether we have objects of a SOP class to give: those that we store, and those that we make.
 fn retrievable(sop_class_uid: &str) -> Option<&'static &'static str> {
@@ -25,16 +26,24 @@ fn service_of(sop_class_uid: &str) -> Option<&'static Service> {
 
 /// What is offered to a peer for the roles it asks for.
 pub fn offers(permissions: &[Permission], asked: &[Role]) -> Vec<Offer> {
-    let provided = asked.iter().filter(|role| role.scp);
-    let retrieved = provided.filter_map(|role| retrievable(&role.sop_class_uid));
-    retrieved
+    let provided = || asked.iter().filter(|role| role.scp);
+    let retrieved = provided().filter_map(|role| retrievable(&role.sop_class_uid));
+    // Whoever is listed may report; what it reports on was asked for by us.
+    let reports = provided()
+        .filter(|role| role.sop_class_uid == PUSH_MODEL)
+        .map(|_| Offer {
+            abstract_syntaxes: &[PUSH_MODEL],
+            transfer_syntaxes: DATA_TRANSFER_SYNTAXES,
+            permitted: true,
+        });
+    let retrieved = retrieved
         .filter(|_| permissions.contains(&Permission::Retrieve))
         .map(|class| Offer {
             abstract_syntaxes: std::slice::from_ref(class),
             transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
             permitted: true,
-        })
-        .collect()
+        });
+    reports.chain(retrieved).collect()
 }
 
 /// The roles granted, for each asked for. What we know nothing of is not answered, which leaves the usual roles.
@@ -42,8 +51,9 @@ pub fn grant(permissions: &[Permission], asked: &[Role]) -> Vec<Role> {
     let known = |role: &Role| {
         let service = service_of(&role.sop_class_uid);
         let may_use = service.is_some_and(|s| s.permission.is_none_or(|needed| permissions.contains(&needed)));
-        let may_provide = retrievable(&role.sop_class_uid).is_some() && permissions.contains(&Permission::Retrieve);
-        (service.is_some() || may_provide).then(|| Role {
+        let may_give = retrievable(&role.sop_class_uid).is_some() && permissions.contains(&Permission::Retrieve);
+        let may_provide = may_give || role.sop_class_uid == PUSH_MODEL;
+        (may_use || may_provide).then(|| Role {
             sop_class_uid: role.sop_class_uid.clone(),
             scu: role.scu && may_use,
             scp: role.scp && may_provide,
@@ -91,5 +101,8 @@ mod tests {
         };
         assert_eq!(offered(&[Permission::Retrieve]), [CT, SEG]);
         assert!(offered(&[Permission::Store]).is_empty());
+        let pacs = [role(PUSH_MODEL, false, true)];
+        assert_eq!(grant(&[], &pacs), pacs, "whoever is listed may report");
+        assert_eq!(offers(&[], &pacs).len(), 1);
     }
 }

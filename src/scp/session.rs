@@ -281,6 +281,18 @@ impl<R: Receiver> Session<R> {
                 self.move_to(dialogue, root, destination).await
             }
             (Operation::Get, Some(Answer::Get(root))) => self.get(dialogue, root).await,
+            (
+                Operation::Action {
+                    sop_instance_uid,
+                    action_type,
+                },
+                Some(Answer::Commit),
+            ) if partner.may_use(&request.sop_class_uid) => self.commit(dialogue, sop_instance_uid, *action_type).await,
+            (Operation::EventReport { event_type, .. }, Some(Answer::Commit))
+                if partner.provides(&request.sop_class_uid) =>
+            {
+                self.hear_report(dialogue, *event_type).await
+            }
             _ => {
                 let comment = format!("not provided in presentation context {}", context.id);
                 self.refuse(dialogue, Status::UNRECOGNIZED_OPERATION, &comment).await

@@ -5,6 +5,7 @@
 //! Times come in as parameters.
 
 mod catalogue;
+mod commitments;
 mod deliveries;
 mod instances;
 mod jobs;
@@ -13,6 +14,7 @@ mod runs;
 mod tests;
 
 pub use catalogue::{Holding, ListedSeries, Listing, Narrowing, PatientCounts, Unlisted, UnlistedOrigin};
+pub use commitments::{OpenCommitment, Pledge};
 pub use deliveries::{Delivery, DeliveryState, DueDelivery};
 pub use instances::{NewInstance, StoredInstance};
 pub use jobs::JobEvent;
@@ -33,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_parcels.sql"),
     include_str!("migrations/0003_teaching.sql"),
     include_str!("migrations/0004_catalogue.sql"),
+    include_str!("migrations/0005_commitment.sql"),
 ];
 
 /// Name of the database file in the storage directory.

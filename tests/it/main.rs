@@ -32,6 +32,7 @@ mod encrypted;
 mod hostile;
 mod crowd;
 mod query;
+mod cut;
 mod intake;
 mod recovery;
 mod service;

@@ -4,11 +4,12 @@ use crate::support::shelf::{peer_entry, settings};
 use medlsamd::archive::Archive;
 use medlsamd::config::{Dicom, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
+use medlsamd::dicom::part10;
 use medlsamd::dicom::uid::Uid;
 use medlsamd::intake::{AssociationId, Claim, Intake, Options};
-use medlsamd::job::{JobId, KeptResult, Summary};
+use medlsamd::job::{JobId, KeptResult, Parcel, Summary};
 use medlsamd::net::scu::Dial;
-use medlsamd::scp::{Settings, serve};
+use medlsamd::scp::{Settings, report_commitments, serve};
 use medlsamd::store::Store;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -117,16 +118,23 @@ impl Case {
     }
 }
 
-/// A server on a free port of the loopback, called MEDLSAM. `ASKER` may do all but store, `VISITOR` may only echo.
+/// A server on a free port of the loopback, called MEDLSAM. `ASKER` may do all but store, `ORTHANC` that too, `VISITOR` only echo.
 pub struct Node {
     pub folder: tempfile::TempDir,
     pub archive: Archive,
     pub port: u16,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    reporting: JoinHandle<()>,
 }
 
-pub const ALL: &[Permission] = &[Permission::Query, Permission::Retrieve, Permission::Commit];
+const ASKS: &[Permission] = &[Permission::Query, Permission::Retrieve, Permission::Commit];
+const ALL: &[Permission] = &[
+    Permission::Store,
+    Permission::Query,
+    Permission::Retrieve,
+    Permission::Commit,
+];
 
 impl Node {
     /// `targets` as `AETITLE@host:port`.
@@ -141,13 +149,15 @@ impl Node {
             timeout: Duration::from_secs(20),
             tls: None,
         };
+        let targets: Vec<Dial> = targets.iter().map(target).collect();
+        let reporting = report_commitments(archive.clone(), targets.clone(), std::future::pending());
         let peers = vec![
-            peer_entry("ASKER", "127.0.0.1", ALL),
+            peer_entry("ASKER", "127.0.0.1", ASKS),
             peer_entry("ORTHANC", "127.0.0.1", ALL),
             peer_entry("VISITOR", "127.0.0.1", &[]),
         ];
         let settings = Settings {
-            targets: targets.iter().map(target).collect(),
+            targets,
             archive: Some(archive.clone()),
             ..settings(Dicom::default(), peers)
         };
@@ -165,10 +175,12 @@ impl Node {
             port,
             stop,
             task: tokio::spawn(serving),
+            reporting: tokio::spawn(reporting),
         }
     }
 
     pub async fn stop(self) {
+        self.reporting.abort();
         let _ = self.stop.send(());
         self.task.await.unwrap();
     }
@@ -197,8 +209,8 @@ impl Node {
         objects
     }
 
-    /// Ends the job of a received series with one SEG as its result; returns its UID and data set.
-    pub fn compute(&self, case: &Case, series: &str) -> (Uid, Vec<u8>) {
+    /// Ends the job of a received series with one SEG as its result, to be sent to these; returns the job and what was kept.
+    pub fn compute(&self, case: &Case, series: &str, send_to: &[&str]) -> (JobId, KeptResult) {
         let now = jiff::Timestamp::now();
         let store = &self.archive.store;
         let job = store
@@ -213,24 +225,40 @@ impl Node {
         let result = KeptResult {
             kind: "seg".into(),
             sop_class_uid: Uid::parse(SEG).unwrap(),
-            sop_instance_uid: instance.clone(),
+            sop_instance_uid: instance,
             transfer_syntax_uid: Uid::parse(EXPLICIT).unwrap(),
             path,
             sha256: String::new(),
         };
-        store.keep(&job, &[result], &Summary::default(), &[], now).unwrap();
-        (instance, bytes)
+        let parcel = |name: &&str| Parcel {
+            destination: name.to_string(),
+            items: vec![vec!["seg".into()]],
+        };
+        let parcels: Vec<Parcel> = send_to.iter().map(parcel).collect();
+        store
+            .keep(&job, std::slice::from_ref(&result), &Summary::default(), &parcels, now)
+            .unwrap();
+        (job.id, result)
     }
 
     fn result_file(&self, job: JobId, instance: &Uid, bytes: &[u8]) -> PathBuf {
         let dir = self.archive.store.results_dir(job);
         std::fs::create_dir_all(&dir).unwrap();
-        let uid = |text| Uid::parse(text).unwrap();
-        let head = medlsamd::dicom::part10::head(&uid(SEG), instance, &uid(EXPLICIT), "MEDLSAM", "");
         let path = dir.join("seg.dcm");
-        std::fs::write(&path, [&head.bytes, bytes].concat()).unwrap();
+        std::fs::write(&path, file(SEG, instance, bytes)).unwrap();
         path
     }
+}
+
+/// A Part 10 file.
+pub fn file(class: &str, instance: &Uid, data_set: &[u8]) -> Vec<u8> {
+    let uid = |text| Uid::parse(text).unwrap();
+    let head = part10::head(&uid(class), instance, &uid(EXPLICIT), "MEDLSAM", "");
+    let at = head.length_offset as usize;
+    let mut bytes = head.bytes;
+    bytes[at..at + 8].copy_from_slice(&(data_set.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(data_set);
+    bytes
 }
 
 /// The archive of a storage directory.
