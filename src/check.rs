@@ -6,6 +6,7 @@ use crate::exit::Exit;
 use crate::net;
 use crate::net::scu::{self, Dial};
 use crate::net::tls::Tls;
+use crate::pipeline::Engines;
 use crate::table;
 use jiff::Timestamp;
 use std::path::Path;
@@ -157,8 +158,26 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
             }
             let structures = engines.localiser.bank.structures().len();
             findings.push(Finding::fine("template bank", format!("{structures} structures")));
+            findings.push(own_templates(config, &engines));
         }
         Err(error) => findings.push(Finding::bad(3, "sessions", error.to_string(), "see the lines above")),
+    }
+}
+
+fn own_templates(config: &Config, engines: &Engines) -> Finding {
+    let subject = format!("own templates {}", config.written.models.templates.display());
+    let used = engines::own_templates(config).and_then(|own| {
+        let cases = own.templates.len();
+        engines.localiser.bank.clone().join(own).map(|()| cases)
+    });
+    match used {
+        Ok(cases) => Finding::fine(subject, format!("{cases} cases")),
+        Err(error) => Finding::bad(
+            3,
+            subject,
+            error.to_string(),
+            "move the file away and send the cases again",
+        ),
     }
 }
 

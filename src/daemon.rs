@@ -3,6 +3,7 @@
 //! Start: store, recovery, models, intake, then the threads, and the listener last, so that nobody can send before all of it
 //! stands. Stop: listener, drop folders and gathering, then the lane (its job is given back), then delivery.
 
+use crate::archive::Archive;
 use crate::config::Config;
 use crate::delivery;
 use crate::engines;
@@ -96,16 +97,12 @@ impl Daemon {
             let stopped = stopping.clone();
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
-        let delivering = tokio.spawn(delivery::run(
-            store.clone(),
-            config.clone(),
-            tls.clone(),
-            bell,
-            until(stopping.clone()),
-        ));
+        let archive = Archive::new(&store, &intake);
+        let sending = send_out(archive.clone(), config.clone(), tls.clone(), bell, stopping.clone());
+        let delivering = tokio.spawn(sending);
         let listening = tokio.spawn(scp::serve(
             doors,
-            scp::Settings::new(&config),
+            scp::Settings::new(&config, archive, tls.as_ref()),
             intake.clone(),
             until(stopping),
         ));
@@ -163,6 +160,24 @@ impl Daemon {
     }
 }
 
+/// Everything that goes out by itself: results, the question whether they are kept, and our answers to the same question.
+async fn send_out(
+    archive: Archive,
+    config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
+    bell: Arc<Notify>,
+    stopping: flag::Receiver<bool>,
+) {
+    let stop = || until(stopping.clone());
+    let store = archive.store.clone();
+    let targets = scp::targets(&config, tls.as_ref());
+    tokio::join!(
+        delivery::run(store.clone(), config.clone(), tls.clone(), bell, stop()),
+        delivery::pledges::run(store, config, tls, stop()),
+        scp::report_commitments(archive, targets, stop()),
+    );
+}
+
 /// Which provider really runs each model, and loudly what was passed over.
 fn tell_assignments(engines: &Engines) {
     for assignment in engines.assignments() {
@@ -202,6 +217,7 @@ fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
     let options = Options {
         min_free_bytes: (config.written.storage.min_free_gb * 1e9) as u64,
         max_object_bytes: config.written.dicom.max_object_mb << 20,
+        teaching_ae: Some(config.teaching_ae.clone()),
         clock: Timestamp::now,
     };
     let (intake, rebuilt) = Intake::open(store.clone(), options).map_err(|error| anyhow::anyhow!("{error}"))?;

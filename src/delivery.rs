@@ -1,4 +1,7 @@
-//! What we send: kept results to the protocol's destinations, each with its own state and back-off.
+//! What we send: kept results to the protocol's destinations, each with its own state and back-off; and, of destinations that say so,
+//! the question whether they will keep it ([`pledges`]).
+
+pub mod pledges;
 
 use crate::config::{Config, Route};
 use crate::dicom::status::Status;
@@ -74,10 +77,23 @@ async fn deliver(
     crate::failpoint::hit("delivery_before_record");
     let now = Timestamp::now();
     let recorded = match sent {
-        Ok(sent) => {
+        Ok(objects) => {
+            let sent = objects
+                .iter()
+                .map(|object| object.kind.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
             tracing::info!(job = job.0, destination, sent, "delivered");
             let name = destination.clone();
-            blocking(&store, move |store| store.delivery_succeeded(job, &name, &sent, now)).await
+            let commit = config.route(&destination).is_some_and(|route| route.written.commit);
+            blocking(&store, move |store| {
+                // Before the delivery is settled: a crash in between asks in vain at worst, and never forgets to.
+                if commit {
+                    store.pledge(job, &name, &pledges::request(job, &name, &objects, now), now)?;
+                }
+                store.delivery_succeeded(job, &name, &sent, now)
+            })
+            .await
         }
         Err(error) => {
             let retry_at = config
@@ -103,7 +119,7 @@ async fn deliver(
 const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// All objects over one association; anything but stored (or there already) is a failure of the whole. Returns what was sent.
-async fn send(store: &Store, dial: &Dial, route: &Route, delivery: &DueDelivery) -> Result<String, String> {
+async fn send(store: &Store, dial: &Dial, route: &Route, delivery: &DueDelivery) -> Result<Vec<KeptResult>, String> {
     if delivery.items.iter().any(Vec::is_empty) {
         return Err("a result that is to be sent is not among those kept; compute the job again".into());
     }
@@ -130,7 +146,7 @@ async fn send(store: &Store, dial: &Dial, route: &Route, delivery: &DueDelivery)
             };
             remember(store, route, object, item.len(), answer).await;
             match problem {
-                None => sent.push(object.kind.as_str()),
+                None => sent.push(object.clone()),
                 // What has another form is not lost yet.
                 Some(_) if item.last() != Some(object) => {}
                 Some(problem) => trouble = trouble.or(Some(problem)),
@@ -144,7 +160,7 @@ async fn send(store: &Store, dial: &Dial, route: &Route, delivery: &DueDelivery)
             sent.len(),
             items.len()
         )),
-        None => Ok(sent.join(", ")),
+        None => Ok(sent),
     }
 }
 

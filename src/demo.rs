@@ -75,11 +75,13 @@ fn configuration(cache: &Path, models: &Path, folder: &Path) -> Result<Config, V
     written.storage.min_free_gb = 0.5;
     written.inference.library = cache.join("onnxruntime/libonnxruntime.so");
     written.models.dir = models.to_path_buf();
+    written.models.templates = written.storage.dir.join("templates.bin");
     written.models.weights_dir = cache.join("weights");
     written.peer = vec![Peer {
         ae_title: SCANNER.into(),
         host: "127.0.0.1".into(),
         may: vec![Permission::Store],
+        port: 0,
     }];
     written.protocol = vec![Protocol {
         name: "demo".into(),

@@ -34,12 +34,14 @@
 //! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
 //!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates), [`segment`]
 //!   (MedSAM), [`plausible`] (left is left), [`results`] (one file per kind), [`proof`] (read back before it is kept),
-//!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth). No clock, socket, database or async here.
+//!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth), [`query`] (what is asked and what answers), [`commitment`]. No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
 //!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
-//!   [`gather`] (when a series is whole), [`watch`] (drop folders).
+//!   [`lesson`] (what is taught over DICOM), [`gather`] (when a series is whole), [`watch`] (drop folders), [`archive`] (what others may
+//!   ask for).
 //! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
-//!   [`worker`] (the compute lane), [`delivery`] (what we send), [`daemon`] (the only place that knows everyone), [`exit`],
+//!   [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get from an
+//!   archive), [`daemon`] (the only place that knows everyone), [`exit`],
 //!   [`terminal`], [`check`], [`demo`], [`cli`].
 //!
 //! # What never happens
@@ -71,6 +73,8 @@ pub mod results;
 pub mod proof;
 pub mod pipeline;
 pub mod evaluate;
+pub mod query;
+pub mod commitment;
 pub mod config;
 pub mod protocol;
 pub mod net;
@@ -78,14 +82,17 @@ pub mod job;
 pub mod dispatch;
 pub mod store;
 pub mod intake;
+pub mod lesson;
 pub mod gather;
 pub mod watch;
+pub mod archive;
 pub mod scp;
 pub mod engines;
 pub mod sample;
 pub mod process;
 pub mod worker;
 pub mod delivery;
+pub mod fetch;
 pub mod daemon;
 pub mod exit;
 pub mod terminal;

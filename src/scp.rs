@@ -1,20 +1,32 @@
 //! What we answer: [`SERVICES`] is the table that negotiation, dispatch and the conformance statement read.
 //!
 //! [`serve`] owns the accept loop, the limits and the drain at the end; `session` is one association, `admission` who may open
-//! one, `spooler` the blocking side that carries its objects into the intake.
+//! one, `spooler` the blocking side that carries its objects into the intake. One file per service that is asked: `find`, `retrieve`
+//! (C-MOVE and C-GET), `commit`; `identifier` reads what they are asked.
 
 mod admission;
 mod places;
 mod session;
 mod spooler;
+mod roles;
+mod identifier;
+mod find;
+mod retrieve;
+mod commit;
 
+pub use commit::report_commitments;
+
+use crate::archive::Archive;
+use crate::commitment::PUSH_MODEL;
 use crate::config::{Config, Dicom, Peer, Permission};
-use crate::dicom::ae::AeTitle;
+use crate::dicom::ae::{Address, AeTitle};
 use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
+use crate::labels;
 use crate::net::association;
 use crate::net::negotiation::Offer;
-use crate::net::pdu::{AbortReason, Reject, abort};
+use crate::net::pdu::{AbortReason, Reject, Role, abort};
 use crate::net::printable;
+use crate::net::scu::Dial;
 use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::places::{Full, Places};
@@ -47,10 +59,24 @@ pub struct Service {
 pub enum Answer {
     Echo,
     Store,
+    Find(Root),
+    Move(Root),
+    Get(Root),
+    Commit,
+}
+
+/// The information models of Query/Retrieve (PS3.4 C.6.1 and C.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    Patient,
+    Study,
 }
 
 const IMPLICIT_VR_LE: &str = "1.2.840.10008.1.2";
 const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
+
+/// For data sets without pixels.
+const DATA_TRANSFER_SYNTAXES: &[&str] = &[EXPLICIT_VR_LE, IMPLICIT_VR_LE];
 
 /// Everything we are an SCP of.
 pub const SERVICES: &[Service] = &[
@@ -68,7 +94,96 @@ pub const SERVICES: &[Service] = &[
         permission: Some(Permission::Store),
         answer: Answer::Store,
     },
+    Service {
+        name: "Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.1"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+    Service {
+        name: "Legacy Converted Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.2"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+    Service {
+        name: "RT Structure Set and Segmentation Storage, to be learned from",
+        abstract_syntaxes: &labels::SOP_CLASSES,
+        transfer_syntaxes: DRAWN_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Teach),
+        answer: Answer::Store,
+    },
+    asked(
+        "Patient Root Query/Retrieve - FIND",
+        &["1.2.840.10008.5.1.4.1.2.1.1"],
+        Permission::Query,
+        Answer::Find(Root::Patient),
+    ),
+    asked(
+        "Study Root Query/Retrieve - FIND",
+        &["1.2.840.10008.5.1.4.1.2.2.1"],
+        Permission::Query,
+        Answer::Find(Root::Study),
+    ),
+    asked(
+        "Patient Root Query/Retrieve - MOVE",
+        &["1.2.840.10008.5.1.4.1.2.1.2"],
+        Permission::Retrieve,
+        Answer::Move(Root::Patient),
+    ),
+    asked(
+        "Study Root Query/Retrieve - MOVE",
+        &["1.2.840.10008.5.1.4.1.2.2.2"],
+        Permission::Retrieve,
+        Answer::Move(Root::Study),
+    ),
+    asked(
+        "Patient Root Query/Retrieve - GET",
+        &["1.2.840.10008.5.1.4.1.2.1.3"],
+        Permission::Retrieve,
+        Answer::Get(Root::Patient),
+    ),
+    asked(
+        "Study Root Query/Retrieve - GET",
+        &["1.2.840.10008.5.1.4.1.2.2.3"],
+        Permission::Retrieve,
+        Answer::Get(Root::Study),
+    ),
+    asked(
+        "Storage Commitment Push Model",
+        &[PUSH_MODEL],
+        Permission::Commit,
+        Answer::Commit,
+    ),
 ];
+
+/// Those that `labels` reads.
+const DRAWN_TRANSFER_SYNTAXES: &[&str] = &[
+    EXPLICIT_VR_LE,
+    IMPLICIT_VR_LE,
+    "1.2.840.10008.1.2.2",    // explicit VR big endian
+    "1.2.840.10008.1.2.1.99", // deflated explicit VR little endian
+    "1.2.840.10008.1.2.5",    // RLE lossless
+    "1.2.840.10008.1.2.4.80", // JPEG-LS lossless
+];
+
+/// A service whose data sets are identifiers and the like, never pixels.
+const fn asked(
+    name: &'static str,
+    abstract_syntaxes: &'static [&'static str],
+    permission: Permission,
+    answer: Answer,
+) -> Service {
+    Service {
+        name,
+        abstract_syntaxes,
+        transfer_syntaxes: DATA_TRANSFER_SYNTAXES,
+        permission: Some(permission),
+        answer,
+    }
+}
 
 /// Those whose pixels we can decode, and no others: what we take, we can use. A context that proposes several may hold an object
 /// the sender would have to transcode, so the ones that cannot alter a pixel come first and the uncompressed ones before all.
@@ -91,33 +206,68 @@ const IMAGE_TRANSFER_SYNTAXES: &[&str] = &[
     "1.2.840.10008.1.2.4.50",  // JPEG baseline, 8 bit
 ];
 
-/// What a peer with these permissions may negotiate.
-fn offers(permissions: &[Permission]) -> Vec<Offer> {
+/// What a peer with these permissions may negotiate, when it asks for these roles.
+fn offers(permissions: &[Permission], roles: &[Role]) -> Vec<Offer> {
     let offer = |service: &Service| Offer {
         abstract_syntaxes: service.abstract_syntaxes,
         transfer_syntaxes: service.transfer_syntaxes,
         permitted: service.permission.is_none_or(|needed| permissions.contains(&needed)),
     };
-    SERVICES.iter().map(offer).collect()
+    // In front, because the first that names an abstract syntax decides.
+    let mut offers = roles::offers(permissions, roles);
+    offers.extend(SERVICES.iter().map(offer));
+    offers
 }
 
 /// What the server runs on, checked by [`Config::resolve`].
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub ae_title: AeTitle,
+    /// What is stored here is learned from.
+    pub teaching_ae: AeTitle,
     pub dicom: Dicom,
     pub peers: Vec<Peer>,
+    /// Those to whom a C-MOVE may send, by AE title: destinations, and peers whose port is known.
+    pub targets: Vec<Dial>,
+    /// What can be asked for; `None` where there is nothing behind the wire.
+    pub archive: Option<Archive>,
 }
 
 impl Settings {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, archive: Archive, tls: Option<&Arc<Tls>>) -> Self {
         Self {
             ae_title: config.ae_title.clone(),
+            teaching_ae: config.teaching_ae.clone(),
             dicom: config.written.dicom.clone(),
             peers: config.written.peer.clone(),
+            targets: targets(config, tls),
+            archive: Some(archive),
         }
     }
+
+    /// How to reach an AE title that the configuration names.
+    fn target(&self, ae_title: &AeTitle) -> Option<&Dial> {
+        self.targets.iter().find(|dial| dial.address.ae_title == *ae_title)
+    }
 }
+
+/// Destinations first: of one that is a peer too, its entry says how to send to it.
+pub fn targets(config: &Config, tls: Option<&Arc<Tls>>) -> Vec<Dial> {
+    let timeout = Duration::from_secs(CALL_BACK_TIMEOUT_S);
+    let back = |address: Address| Dial {
+        calling_ae: config.ae_title.clone(),
+        address,
+        connect_timeout: timeout.min(Duration::from_secs(20)),
+        timeout,
+        tls: None,
+    };
+    let routes = config.routes.iter().map(|route| Dial::to(config, route, tls));
+    let peers = config.written.peer.iter().filter_map(Peer::address);
+    routes.chain(peers.map(back)).collect()
+}
+
+/// For a peer that is called back; a destination has its own.
+const CALL_BACK_TIMEOUT_S: u64 = 60;
 
 /// Where received objects go: [`Intake`], or a stand-in that tests the wire alone. Everything here may block; all of an
 /// association's calls come from one thread, and `association_closed` comes last, however the association ends.
@@ -372,10 +522,27 @@ mod tests {
     }
 
     #[test]
-    fn storage_needs_its_permission_and_verification_none() {
-        let permitted =
-            |permissions: &[Permission]| offers(permissions).iter().map(|o| o.permitted).collect::<Vec<_>>();
-        assert_eq!(permitted(&[]), [true, false]);
-        assert_eq!(permitted(&[Permission::Store]), [true, true]);
+    fn each_service_needs_its_permission_and_verification_none() {
+        let permitted = |permissions: &[Permission]| -> Vec<&str> {
+            let offers = offers(permissions, &[]);
+            let named = SERVICES.iter().zip(&offers).filter(|(_, offer)| offer.permitted);
+            named
+                .map(|(service, _)| service.name.split(' ').next_back().unwrap_or_default())
+                .collect()
+        };
+        assert_eq!(permitted(&[]), ["Verification"]);
+        assert_eq!(
+            permitted(&[Permission::Store]),
+            ["Verification", "Storage", "Storage", "Storage"]
+        );
+        assert_eq!(
+            permitted(&[Permission::Teach, Permission::Store]),
+            ["Verification", "Storage", "Storage", "Storage", "from"]
+        );
+        assert_eq!(permitted(&[Permission::Query]), ["Verification", "FIND", "FIND"]);
+        assert_eq!(
+            permitted(&[Permission::Retrieve]),
+            ["Verification", "MOVE", "MOVE", "GET", "GET"]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: parse, dispatch, exit code. Commands and codes are the contract that scripts rely on.
 
 mod evaluate;
+mod fetch;
 mod labels;
 mod jobs;
 mod models;
@@ -48,6 +49,8 @@ enum Command {
         #[command(subcommand)]
         command: jobs::Command,
     },
+    /// Get series from an archive by C-FIND and C-MOVE, now or in a window
+    Fetch(fetch::Args),
     /// Teach structures from contoured cases
     Template {
         #[command(subcommand)]
@@ -107,6 +110,10 @@ fn run(line: Line) -> Result<(), Exit> {
         }
         Command::Check { online } => crate::check::run(file, online, line.json),
         Command::Jobs { command } => jobs::run(&load(file)?, command, line.json),
+        Command::Fetch(args) => {
+            start_log("info", "text");
+            fetch::run(&load(file)?, &args, line.json)
+        }
         Command::Template { command } => {
             start_log("warn", "text");
             template::run(&load_lenient(file)?, command, line.json)

@@ -3,11 +3,16 @@
 //! Layers: built-in defaults < the file < environment `MEDLSAMD__SECTION__KEY`. Unknown keys are errors.
 //! `config/medlsamd.toml` lists every key at its default; a test holds it to these structs.
 
+mod layers;
 mod ports;
+mod peers;
 mod resolve;
+mod window;
 
 pub use resolve::{Config, Problem, Route};
+pub use window::Window;
 
+use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
 use crate::results::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -25,10 +30,12 @@ pub struct Written {
     pub watch: Watch,
     pub protocol: Vec<Protocol>,
     pub destination: Vec<Destination>,
+    pub fetch: Fetch,
     /// The site's own destination profiles; one of a built-in name replaces it.
     pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
     pub models: Models,
+    pub teaching: Teaching,
     pub log: Log,
 }
 
@@ -104,6 +111,20 @@ pub struct Peer {
     /// IP address or host name it must call from, or `any`.
     pub host: String,
     pub may: Vec<Permission>,
+    /// Where it listens, for objects it asks us to send to it and for storage commitment; 0: it is never called back.
+    #[serde(default)]
+    pub port: u16,
+}
+
+impl Peer {
+    /// Where it can be called back, if that is known.
+    pub fn address(&self) -> Option<Address> {
+        Some(Address {
+            ae_title: AeTitle::parse(&self.ae_title).ok()?,
+            host: self.host.clone(),
+            port: Some(self.port).filter(|port| *port != 0)?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +132,14 @@ pub struct Peer {
 pub enum Permission {
     /// C-STORE to us. Verification (C-ECHO) is open to every listed peer.
     Store,
+    /// C-STORE of a CT and of RTSTRUCT or SEG to the teaching AE title.
+    Teach,
+    /// C-FIND.
+    Query,
+    /// C-MOVE, to destinations and to peers with a port, and C-GET.
+    Retrieve,
+    /// Storage commitment.
+    Commit,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -242,6 +271,19 @@ pub struct Destination {
     /// Sends tried before a person must look.
     #[serde(default = "default_attempts")]
     pub attempts: u32,
+    /// After a delivery, ask whether it will be kept (storage commitment).
+    #[serde(default)]
+    pub commit: bool,
+}
+
+/// `medlsamd fetch`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// Name of the destination to fetch from; empty: the only one there is.
+    pub from: String,
+    /// Local time to work in, `HH:MM-HH:MM`; empty: always.
+    pub window: String,
 }
 
 fn default_profile() -> String {
@@ -296,6 +338,8 @@ pub struct Models {
     pub dir: PathBuf,
     /// Where weights that are fetched at set-up lie.
     pub weights_dir: PathBuf,
+    /// The templates that this site taught, beside those that come with the localiser.
+    pub templates: PathBuf,
     pub localiser: String,
     pub segmenter: String,
 }
@@ -305,8 +349,24 @@ impl Default for Models {
         Self {
             dir: "/usr/share/medlsamd/models".into(),
             weights_dir: "/var/lib/medlsamd/weights".into(),
+            templates: "/var/lib/medlsamd/templates.bin".into(),
             localiser: "medlam".into(),
             segmenter: "lite_medsam".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Teaching {
+    /// A CT and the RTSTRUCT or SEG drawn on it, sent here, become a template.
+    pub ae_title: String,
+}
+
+impl Default for Teaching {
+    fn default() -> Self {
+        Self {
+            ae_title: "MEDLSAM_TEACH".into(),
         }
     }
 }
@@ -336,6 +396,7 @@ impl Written {
             ae_title: "CT1".into(),
             host: "10.0.0.7".into(),
             may: vec![Permission::Store],
+            port: 104,
         };
         let protocol = Protocol {
             name: "chest".into(),
@@ -353,6 +414,7 @@ impl Written {
             retry_s: default_retry_s(),
             retry_max_s: default_retry_max_s(),
             attempts: default_attempts(),
+            commit: false,
         };
         let inference = Inference {
             engine_cache: Some("/var/lib/medlsamd/engines".into()),

@@ -2,6 +2,7 @@
 
 pub mod uid;
 pub mod ae;
+pub mod characters;
 pub mod status;
 pub mod part10;
 pub mod scan;
@@ -10,3 +11,4 @@ pub mod object;
 pub mod implicit;
 pub mod codec;
 pub mod header;
+pub mod frames;

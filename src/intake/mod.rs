@@ -28,7 +28,7 @@ use crate::dicom::part10;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::rows::Rows;
-use crate::job::SeriesKey;
+use crate::job::{Purpose, SeriesKey};
 use crate::store::Store;
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -116,8 +116,19 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// Longer data sets are refused.
     pub max_object_bytes: u64,
+    /// What is sent to this AE title is taught, not outlined.
+    pub teaching_ae: Option<AeTitle>,
     /// `jiff::Timestamp::now`, or a test's clock.
     pub clock: fn() -> Timestamp,
+}
+
+impl Options {
+    fn purpose(&self, called_ae: &str) -> Purpose {
+        match &self.teaching_ae {
+            Some(teaching) if teaching.as_str() == called_ae => Purpose::Teach,
+            _ => Purpose::Outline,
+        }
+    }
 }
 
 /// The door every received object goes through. Cheap to clone.
@@ -153,7 +164,7 @@ impl Intake {
             sync_dir(dir)?;
         }
         sync_dir(store.dir())?;
-        let rebuilt = rebuild::rebuild(&store, &incoming)?;
+        let rebuilt = rebuild::rebuild(&store, &incoming, &options)?;
         let rows = Rows::start(store.clone()).map_err(|e| IntakeError::io("start a thread for", store.dir(), &e))?;
         let shared = Shared {
             store,
@@ -201,6 +212,14 @@ impl Intake {
             .unwrap_or_default();
         // The deepest first is as good as any order: each entry is one directory's own.
         touched.iter().rev().try_for_each(|dir| sync_dir(dir))
+    }
+
+    /// Syncs directories below the storage directory and those above them, whoever wrote there. Blocking.
+    pub fn sync_above<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> Result<(), IntakeError> {
+        let root = self.shared.store.dir();
+        let above = |file: &'a Path| file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        let dirs: BTreeSet<&Path> = files.into_iter().flat_map(above).collect();
+        dirs.into_iter().try_for_each(sync_dir)
     }
 
     /// The series that open associations have fed, or whose rows are not in the database yet: not to be closed now.

@@ -6,7 +6,7 @@
 //!
 //! # Where a region lies
 //!
-//! A contour or frame belongs to the slice that it refers to by SOP Instance UID; without such a reference, to the slice nearest
+//! A contour or frame belongs to the slice that it refers to by SOP Instance UID (and frame number); without such a reference, to the slice nearest
 //! to its own position, at most half a slice away. A reference and a position that lie further apart than that are a
 //! contradiction and an error. Every slice counts with its own position, orientation and spacing, so tilted and uneven stacks
 //! are true. The frame of reference must be the CT's.
@@ -44,6 +44,7 @@ use crate::geometry::Vec3;
 use crate::labels::frames::Run;
 use crate::labels::plane::Plane;
 use crate::series::Series;
+use std::path::Path;
 
 /// What [`read`] understands.
 pub const SOP_CLASSES: [&str; 3] = [RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION];
@@ -51,12 +52,17 @@ const RT_STRUCTURE_SET: &str = "1.2.840.10008.5.1.4.1.1.481.3";
 const SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.4";
 const LABEL_MAP_SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.7";
 
+/// 104 segments on 500 slices of 512² take 1.7 GB in the worst case, but a planner's file 20 MB.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
 /// Why labels cannot be used. Each text says what was met, with its numbers, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelsError {
     /// Another kind of object: give the right file.
     #[error("it is neither an RT Structure Set nor a Segmentation, but of SOP class {0}")]
     Kind(String),
+    #[error("{0}")]
+    Unreadable(String),
     /// Damaged or not DICOM: export it again.
     #[error("it cannot be read: {0}; export it again")]
     Malformed(String),
@@ -164,7 +170,15 @@ enum Shape {
 struct Contour {
     points: Vec<Vec3>,
     /// The images that it refers to.
-    images: Vec<Uid>,
+    images: Vec<Image>,
+}
+
+/// An image that is referred to.
+#[derive(Clone, Debug)]
+struct Image {
+    sop_instance_uid: Uid,
+    /// Referenced Frame Number, from 1; empty when all frames, or the only one, are meant.
+    frames: Vec<u32>,
 }
 
 /// What of a segment one frame shows.
@@ -179,7 +193,7 @@ struct Piece {
 struct Frame {
     plane: Option<Plane>,
     /// The images that it was derived from.
-    images: Vec<Uid>,
+    images: Vec<Image>,
 }
 
 impl Region {
@@ -236,6 +250,21 @@ pub fn read(part10: &[u8]) -> Result<Labels, LabelsError> {
     }
 }
 
+/// Reads a file.
+///
+/// # Errors
+/// Those of [`read`], and when the file cannot be read or is beyond any such object.
+pub fn read_file(path: &Path) -> Result<Labels, LabelsError> {
+    let unreadable = |error: std::io::Error| LabelsError::Unreadable(error.to_string());
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_FILE_BYTES {
+        return Err(LabelsError::Unsupported(format!(
+            "{length} bytes are more than this version reads"
+        )));
+    }
+    read(&std::fs::read(path).map_err(unreadable)?)
+}
+
 /// What every object says of itself.
 fn common(fields: &Fields<'_>, kind: Kind) -> Labels {
     Labels {
@@ -256,14 +285,18 @@ fn common(fields: &Fields<'_>, kind: Kind) -> Labels {
 const FRAME_OF_REFERENCE_UID: Tag = 0x0020_0052;
 const SERIES_INSTANCE_UID: Tag = 0x0020_000E;
 const REFERENCED_SOP_INSTANCE_UID: Tag = 0x0008_1155;
+const REFERENCED_FRAME_NUMBER: Tag = 0x0008_1160;
 
-/// Referenced SOP Instance UIDs of a sequence's items.
-fn references(of: &Fields<'_>, sequence: Tag) -> Result<Vec<Uid>, HeaderError> {
-    let items = of.items(sequence)?;
-    Ok(items
-        .iter()
-        .filter_map(|item| item.uid(REFERENCED_SOP_INSTANCE_UID).ok())
-        .collect())
+/// The images that a sequence's items refer to.
+fn references(of: &Fields<'_>, sequence: Tag) -> Result<Vec<Image>, HeaderError> {
+    let image = |item: &Fields<'_>| {
+        let frames = item.all_decimals(REFERENCED_FRAME_NUMBER).unwrap_or_default();
+        Some(Image {
+            sop_instance_uid: item.uid(REFERENCED_SOP_INSTANCE_UID).ok()?,
+            frames: frames.into_iter().map(|number| number as u32).collect(),
+        })
+    };
+    Ok(of.items(sequence)?.iter().filter_map(image).collect())
 }
 
 /// The first concept of a code sequence, and the first of the modifier sequence within it.

@@ -39,6 +39,11 @@ pub struct Message {
     pub command: Command,
 }
 
+/// A data set beyond what is taken: its bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("a data set of {0} bytes is more than is taken here")]
+pub struct TooLong(pub usize);
+
 /// A presentation data value on its way in.
 struct Pdv {
     context_id: u8,
@@ -178,6 +183,37 @@ impl Association {
         Ok((piece.bytes, piece.is_last))
     }
 
+    /// Waits until the peer says something more. Takes nothing, so it may be dropped at any time, unlike
+    /// [`next_message`](Self::next_message).
+    pub async fn readable(&mut self) -> Result<(), Broken> {
+        match self.pdu_left {
+            0 => self.transport.readable().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The whole data set that follows a command in context `context_id`; `Err` inside when it is longer than `max_bytes`, which are
+    /// then read to their end and thrown away.
+    pub async fn data_set(&mut self, context_id: u8, max_bytes: usize) -> Result<Result<Vec<u8>, TooLong>, Broken> {
+        let (mut data, mut count, mut is_last) = (Vec::new(), 0usize, false);
+        while !is_last {
+            let fragment;
+            (fragment, is_last) = self.next_fragment(context_id).await?;
+            count += fragment.len();
+            if count <= max_bytes {
+                data.extend_from_slice(&fragment);
+            } else if count / 16 > max_bytes {
+                let what = format!("a data set that does not end after {count} bytes");
+                return Err(Broken::violation(AbortReason::NotSpecified, what));
+            }
+        }
+        Ok(if count <= max_bytes {
+            Ok(data)
+        } else {
+            Err(TooLong(count))
+        })
+    }
+
     async fn next_piece(&mut self) -> Result<Option<Piece>, Broken> {
         if self.pdv.is_none() {
             if self.pdu_left == 0 && !self.next_pdata().await? {
@@ -286,6 +322,20 @@ impl Association {
         }
         out.extend_from_slice(prepared);
         self.transport.write(&out).await
+    }
+
+    /// Sends a command set with the whole data set that belongs to it.
+    pub async fn send_with_data(&mut self, context_id: u8, command: &[u8], data: &[u8]) -> Result<(), Broken> {
+        let mut prepared = Vec::with_capacity(data.len() + 64);
+        let chunks = data.chunks(self.fragment_bytes());
+        let count = chunks.len();
+        for (index, chunk) in chunks.enumerate() {
+            push_fragment(&mut prepared, context_id, false, index + 1 == count, chunk);
+        }
+        if count == 0 {
+            push_fragment(&mut prepared, context_id, false, true, &[]);
+        }
+        self.send(context_id, command, &prepared).await
     }
 
     /// Sends P-DATA made by [`push_fragment`].

@@ -2,7 +2,7 @@
 //!
 //! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`tls`] its encryption (`certificate`:
 //! when it ends), [`negotiation`] the choice of presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others
-//! (`outgoing`: the objects it sends).
+//! ([`outgoing`]: the objects it sends), [`requests`] more than storage.
 //!
 //! P-DATA is parsed here rather than through a library reader, because a PDV is handed on as a slice of the receive buffer: no
 //! object is ever held in memory, and a length field is compared with its limit before anything is reserved for it.
@@ -15,7 +15,8 @@ pub mod negotiation;
 pub mod association;
 pub mod dimse;
 pub mod scu;
-mod outgoing;
+pub mod outgoing;
+pub mod requests;
 
 /// A stranger's text for a log line: short, and without control characters.
 pub fn printable(text: &str) -> String {

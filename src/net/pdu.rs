@@ -34,6 +34,21 @@ pub struct Answered {
     pub transfer_syntax: String,
 }
 
+/// SCP/SCU role selection for a SOP class (PS3.7 D.3.3.4), as proposed by the requestor or granted to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    pub sop_class_uid: String,
+    pub scu: bool,
+    pub scp: bool,
+}
+
+/// SOP class extended negotiation (PS3.7 D.3.3.5): the meaning of the bytes is the service's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extended {
+    pub sop_class_uid: String,
+    pub information: Vec<u8>,
+}
+
 /// A-ASSOCIATE-RQ. Items and sub-items we do not know are ignored, as PS3.8 9.3.1 asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AssociateRequest {
@@ -45,6 +60,8 @@ pub struct AssociateRequest {
     /// Longest P-DATA-TF the requestor takes; 0 means no limit (PS3.8 D.1).
     pub max_pdu: u32,
     pub implementation_version_name: String,
+    pub roles: Vec<Role>,
+    pub extended: Vec<Extended>,
 }
 
 /// A-ASSOCIATE-AC.
@@ -55,6 +72,8 @@ pub struct AssociateAccept {
     pub calling_ae: String,
     pub contexts: Vec<Answered>,
     pub max_pdu: u32,
+    pub roles: Vec<Role>,
+    pub extended: Vec<Extended>,
 }
 
 /// A-ASSOCIATE-RJ (PS3.8 table 9-21): result 1 permanent, 2 transient; source 1 user, 2 provider (ACSE), 3 provider (presentation).
@@ -175,7 +194,11 @@ impl AssociateRequest {
             match kind {
                 0x10 => request.application_context = text(item.0),
                 0x20 => request.contexts.push(proposed(&mut item)?),
-                0x50 => (request.max_pdu, request.implementation_version_name) = user_information(&mut item)?,
+                0x50 => {
+                    let user = user_information(&mut item)?;
+                    (request.max_pdu, request.implementation_version_name) = (user.max_pdu, user.version);
+                    (request.roles, request.extended) = (user.roles, user.extended);
+                }
                 _ => {}
             }
         }
@@ -198,7 +221,7 @@ impl AssociateRequest {
             }
             push_item(&mut out, 0x20, &item);
         }
-        push_user_information(&mut out, self.max_pdu);
+        push_user_information(&mut out, self.max_pdu, &self.roles, &self.extended);
         with_length(out)
     }
 }
@@ -211,7 +234,10 @@ impl AssociateAccept {
         while let Some((kind, mut item)) = cursor.item()? {
             match kind {
                 0x21 => accept.contexts.push(answered(&mut item)?),
-                0x50 => accept.max_pdu = user_information(&mut item)?.0,
+                0x50 => {
+                    let user = user_information(&mut item)?;
+                    (accept.max_pdu, accept.roles, accept.extended) = (user.max_pdu, user.roles, user.extended);
+                }
                 _ => {}
             }
         }
@@ -225,7 +251,7 @@ impl AssociateAccept {
             push_item(&mut item, 0x40, context.transfer_syntax.as_bytes());
             push_item(&mut out, 0x21, &item);
         }
-        push_user_information(&mut out, self.max_pdu);
+        push_user_information(&mut out, self.max_pdu, &self.roles, &self.extended);
         with_length(out)
     }
 }
@@ -263,17 +289,51 @@ fn answered(item: &mut Cursor) -> Result<Answered, Malformed> {
     Ok(context)
 }
 
-/// Maximum length and implementation version name (PS3.8 D.1, PS3.7 D.3.3.2.3).
-fn user_information(item: &mut Cursor) -> Result<(u32, String), Malformed> {
-    let (mut max_pdu, mut version) = (0, String::new());
+/// What we read of the user information item.
+#[derive(Default)]
+struct UserInformation {
+    max_pdu: u32,
+    version: String,
+    roles: Vec<Role>,
+    extended: Vec<Extended>,
+}
+
+/// Maximum length (PS3.8 D.1), implementation version name, roles and extended negotiation (PS3.7 D.3.3).
+fn user_information(item: &mut Cursor) -> Result<UserInformation, Malformed> {
+    let mut user = UserInformation::default();
     while let Some((kind, mut sub)) = item.item()? {
         match kind {
-            0x51 => max_pdu = u32::from_be_bytes(sub.take(4)?.try_into().map_err(|_| Malformed("maximum length"))?),
-            0x55 => version = text(sub.0).chars().take(16).collect(),
+            0x51 => {
+                user.max_pdu = u32::from_be_bytes(sub.take(4)?.try_into().map_err(|_| Malformed("maximum length"))?);
+            }
+            0x54 => {
+                let sop_class_uid = counted_text(&mut sub)?;
+                let (scu, scp) = (sub.byte()? != 0, sub.byte()? != 0);
+                user.roles.push(Role {
+                    sop_class_uid,
+                    scu,
+                    scp,
+                });
+            }
+            0x55 => user.version = text(sub.0).chars().take(16).collect(),
+            0x56 => {
+                let sop_class_uid = counted_text(&mut sub)?;
+                let information = sub.0.to_vec();
+                user.extended.push(Extended {
+                    sop_class_uid,
+                    information,
+                });
+            }
             _ => {}
         }
     }
-    Ok((max_pdu, version))
+    Ok(user)
+}
+
+/// A UID behind its 16-bit length.
+fn counted_text(item: &mut Cursor) -> Result<String, Malformed> {
+    let count = item.u16()?;
+    Ok(text(item.take(count.into())?))
 }
 
 fn fixed_part(kind: u8, called_ae: &str, calling_ae: &str) -> Vec<u8> {
@@ -289,7 +349,7 @@ fn fixed_part(kind: u8, called_ae: &str, calling_ae: &str) -> Vec<u8> {
     out
 }
 
-fn push_user_information(out: &mut Vec<u8>, max_pdu: u32) {
+fn push_user_information(out: &mut Vec<u8>, max_pdu: u32, roles: &[Role], extended: &[Extended]) {
     let mut item = Vec::new();
     push_item(&mut item, 0x51, &max_pdu.to_be_bytes());
     push_item(
@@ -297,12 +357,29 @@ fn push_user_information(out: &mut Vec<u8>, max_pdu: u32) {
         0x52,
         crate::dicom::part10::IMPLEMENTATION_CLASS_UID.as_bytes(),
     );
+    for role in roles {
+        let content = [
+            &counted(&role.sop_class_uid)[..],
+            &[u8::from(role.scu), u8::from(role.scp)],
+        ]
+        .concat();
+        push_item(&mut item, 0x54, &content);
+    }
     push_item(
         &mut item,
         0x55,
         crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.as_bytes(),
     );
+    for extended in extended {
+        let content = [&counted(&extended.sop_class_uid)[..], &extended.information].concat();
+        push_item(&mut item, 0x56, &content);
+    }
     push_item(out, 0x50, &item);
+}
+
+fn counted(uid: &str) -> Vec<u8> {
+    let count = u16::try_from(uid.len()).expect("UIDs are short");
+    [&count.to_be_bytes()[..], uid.as_bytes()].concat()
 }
 
 /// Callers hold every content far below 64 KiB: UIDs, and contexts with a bounded list of them.
@@ -343,6 +420,15 @@ mod tests {
             ],
             max_pdu: 16_384,
             implementation_version_name: crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.into(),
+            roles: vec![Role {
+                sop_class_uid: "1.2.840.10008.1.20.1".into(),
+                scu: false,
+                scp: true,
+            }],
+            extended: vec![Extended {
+                sop_class_uid: "1.2.840.10008.5.1.4.1.2.2.1".into(),
+                information: vec![1, 1],
+            }],
         }
     }
 
@@ -373,6 +459,8 @@ mod tests {
                 },
             ],
             max_pdu: 0,
+            roles: request().roles,
+            extended: request().extended,
             ..AssociateAccept::default()
         };
         assert_eq!(

@@ -5,10 +5,10 @@ use crate::dicom::ae::{Address, AeTitle};
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::net::association::{Association, Message};
-use crate::net::dimse::{Command, Operation, Request, Response};
+use crate::net::dimse::{Command, Operation, Originator, Request, Response};
 use crate::net::negotiation::{ACCEPTANCE, Context};
 use crate::net::outgoing::{Data, open, prepare};
-use crate::net::pdu::{self, AbortReason, AssociateAccept, AssociateRequest, Proposed, Reject};
+use crate::net::pdu::{self, AbortReason, AssociateAccept, AssociateRequest, Proposed, Reject, Role};
 use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Stream, Transport};
 use std::collections::BTreeSet;
@@ -95,7 +95,7 @@ pub enum ScuError {
 }
 
 impl ScuError {
-    fn unreachable(dial: &Dial, cause: impl ToString) -> Self {
+    pub(in crate::net) fn unreachable(dial: &Dial, cause: impl ToString) -> Self {
         Self::Unreachable {
             address: dial.address.to_string(),
             cause: cause.to_string(),
@@ -118,7 +118,7 @@ pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuErro
 /// Answers are those to the alternatives tried, in order; the last one of an item decides.
 pub async fn store_first_taken(dial: &Dial, items: &[Vec<&Outgoing>]) -> Result<Vec<Answers>, ScuError> {
     let all: Vec<&Outgoing> = items.iter().flatten().copied().collect();
-    let mut association = associate(dial, contexts_for(&all)).await?;
+    let mut association = associate(dial, contexts_for(&all), Vec::new()).await?;
     let mut answers = Vec::new();
     // Message ids may repeat once answered (PS3.7 9.1.1.1.1).
     let mut message_ids = (1..=u16::MAX).cycle();
@@ -175,7 +175,7 @@ pub async fn echo(dial: &Dial) -> Result<Status, ScuError> {
         abstract_syntax: VERIFICATION.into(),
         transfer_syntaxes: vec![IMPLICIT_VR_LE.into()],
     };
-    let mut association = associate(dial, vec![proposed]).await?;
+    let mut association = associate(dial, vec![proposed], Vec::new()).await?;
     let verification = Uid::parse(VERIFICATION).expect("a UID");
     let Some(context) = association.context(&verification, IMPLICIT_VR_LE).cloned() else {
         association.abort(AbortReason::NotSpecified).await;
@@ -208,7 +208,7 @@ pub async fn echo(dial: &Dial) -> Result<Status, ScuError> {
 
 /// One context for each SOP class and transfer syntax, so that the peer's choice is never ours to undo; for explicit VR little
 /// endian a second one with the syntax that everybody must take (PS3.5 10.1).
-fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
+pub(in crate::net) fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
     let mut pairs = BTreeSet::new();
     for object in objects {
         let class = object.sop_class_uid.as_str();
@@ -225,7 +225,8 @@ fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
     pairs.into_iter().take(MAX_CONTEXTS).enumerate().map(context).collect()
 }
 
-fn choose(association: &Association, object: &Outgoing) -> Option<Context> {
+/// The context in which an object can go: in its own transfer syntax, else as implicit VR where we can make that.
+pub fn choose(association: &Association, object: &Outgoing) -> Option<Context> {
     let own = object.transfer_syntax_uid.as_str();
     let fallback = || {
         association
@@ -238,7 +239,12 @@ fn choose(association: &Association, object: &Outgoing) -> Option<Context> {
         .cloned()
 }
 
-async fn associate(dial: &Dial, contexts: Vec<Proposed>) -> Result<Association, ScuError> {
+/// Opens an association; `roles` are those asked for beside the usual one, which is SCU.
+pub(in crate::net) async fn associate(
+    dial: &Dial,
+    contexts: Vec<Proposed>,
+    roles: Vec<Role>,
+) -> Result<Association, ScuError> {
     let stream = connect(dial).await?;
     let mut transport =
         Transport::new(stream, dial.timeout, dial.timeout).map_err(|error| ScuError::unreachable(dial, error))?;
@@ -250,6 +256,8 @@ async fn associate(dial: &Dial, contexts: Vec<Proposed>) -> Result<Association, 
         contexts,
         max_pdu: MAX_PDU,
         implementation_version_name: crate::dicom::part10::IMPLEMENTATION_VERSION_NAME.into(),
+        roles,
+        extended: Vec::new(),
     };
     match negotiate(&mut transport, &request).await {
         Ok(Ok(accept)) => {
@@ -342,33 +350,11 @@ async fn send(
     context: &Context,
     object: &Outgoing,
     message_id: u16,
-    mut data: Data,
+    data: Data,
 ) -> Result<Status, ScuError> {
-    let request = Request {
-        operation: Operation::Store {
-            sop_instance_uid: object.sop_instance_uid.to_string(),
-        },
-        message_id,
-        sop_class_uid: object.sop_class_uid.to_string(),
-        has_data: true,
-    };
-    let mut command = Some(request.encode());
-    let mut is_last = false;
-    while !is_last {
-        let prepared;
-        (data, prepared, is_last) = prepare(data, association.fragment_bytes(), context.id)
-            .await
-            .map_err(|cause| ScuError::File {
-                path: object.path.clone(),
-                cause,
-            })?;
-        // Command and first data leave in one write: peers with delayed acknowledgements answer 40 ms sooner.
-        let sent = match command.take() {
-            Some(command) => association.send(context.id, &command, &prepared).await,
-            None => association.send_prepared(&prepared).await,
-        };
-        sent.map_err(|broken| ScuError::unreachable(dial, broken))?;
-    }
+    let request = transmit(association, context, object, message_id, data, None)
+        .await
+        .map_err(|failure| failure.of(dial, object))?;
     let response = response(association, &request)
         .await
         .map_err(|broken| ScuError::unreachable(dial, broken))?;
@@ -379,8 +365,62 @@ async fn send(
     Ok(response.status)
 }
 
+/// Why an object was not sent to its end. The association cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Untransmitted {
+    #[error("cannot read the object: {0}")]
+    File(String),
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
+impl Untransmitted {
+    pub(in crate::net) fn of(self, dial: &Dial, object: &Outgoing) -> ScuError {
+        match self {
+            Self::File(cause) => ScuError::File {
+                path: object.path.clone(),
+                cause,
+            },
+            Self::Broken(broken) => ScuError::unreachable(dial, broken),
+        }
+    }
+}
+
+/// Sends one object; the response is still to come. `originator` is who asked for the C-MOVE that this is a part of.
+pub async fn transmit(
+    association: &mut Association,
+    context: &Context,
+    object: &Outgoing,
+    message_id: u16,
+    mut data: Data,
+    originator: Option<&Originator>,
+) -> Result<Request, Untransmitted> {
+    let request = Request {
+        operation: Operation::Store {
+            sop_instance_uid: object.sop_instance_uid.to_string(),
+        },
+        message_id,
+        sop_class_uid: object.sop_class_uid.to_string(),
+        has_data: true,
+    };
+    let mut command = Some(request.encode_for(originator));
+    let mut is_last = false;
+    while !is_last {
+        let prepared;
+        (data, prepared, is_last) = prepare(data, association.fragment_bytes(), context.id)
+            .await
+            .map_err(Untransmitted::File)?;
+        // Command and first data leave in one write: peers with delayed acknowledgements answer 40 ms sooner.
+        match command.take() {
+            Some(command) => association.send(context.id, &command, &prepared).await?,
+            None => association.send_prepared(&prepared).await?,
+        }
+    }
+    Ok(request)
+}
+
 /// Waits for the response to `request`.
-async fn response(association: &mut Association, request: &Request) -> Result<Response, Broken> {
+pub(in crate::net) async fn response(association: &mut Association, request: &Request) -> Result<Response, Broken> {
     let expected = request.answer(Status::SUCCESS, "");
     match association.next_message().await? {
         Some(Message {

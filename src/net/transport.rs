@@ -161,6 +161,11 @@ impl Transport {
         Ok(self.buffer.split_to(count).freeze())
     }
 
+    /// Waits until something has come that is not taken yet, or the peer is gone. Takes nothing, so it may be dropped at any time.
+    pub async fn readable(&mut self) -> Result<(), Broken> {
+        self.fill(1).await
+    }
+
     /// Dropping this between reads loses nothing: what came is in the buffer.
     async fn fill(&mut self, count: usize) -> Result<(), Broken> {
         while self.buffer.len() < count {

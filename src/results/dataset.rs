@@ -41,6 +41,10 @@ impl DataSet {
         self.0.get(&tag)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Tag, &Value)> {
+        self.0.iter().map(|(tag, value)| (*tag, value))
+    }
+
     /// The raw value of a non-sequence, without the trailing padding that carries no meaning.
     pub(crate) fn bytes(&self, tag: Tag) -> Option<&[u8]> {
         match self.get(tag)? {

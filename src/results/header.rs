@@ -53,6 +53,18 @@ fn attributes(file: &[u8], complete: bool, wanted: &[Tag]) -> Result<DataSet, He
     collect(body, encoding, complete, wanted)
 }
 
+/// Every element of a whole data set that can be carried over, such as the identifier of a query.
+pub(crate) fn all(data: &[u8], encoding: Encoding) -> Result<DataSet, HeaderError> {
+    let mut found = DataSet::default();
+    scan::scan(data, encoding, scan::Tag::MAX, |element| {
+        if let Some(value) = value(&element, encoding, MAX_DEPTH) {
+            found.insert(Tag((element.tag >> 16) as u16, element.tag as u16), value);
+        }
+    })
+    .map_err(|error| from_scan(error, data.len(), true))?;
+    Ok(found)
+}
+
 fn collect(data: &[u8], encoding: Encoding, complete: bool, wanted: &[Tag]) -> Result<DataSet, HeaderError> {
     let last = wanted.iter().max().copied().map_or(0, number);
     let mut found = DataSet::default();

@@ -14,9 +14,10 @@ pub mod profile;
 mod content;
 mod simplify;
 mod names;
-mod dataset;
-mod header;
+pub(crate) mod dataset;
+pub(crate) mod header;
 mod origin;
+mod reference;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;

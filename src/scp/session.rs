@@ -7,12 +7,12 @@ use crate::intake::{AssociationId, Claim, IntakeError};
 use crate::net::association::{self, Association, Message};
 use crate::net::dimse::{Command, Operation, Request, Response};
 use crate::net::negotiation::{Context, negotiate};
-use crate::net::pdu::{AbortReason, AssociateAccept, AssociateRequest};
+use crate::net::pdu::{AbortReason, AssociateAccept, AssociateRequest, Role};
 use crate::net::printable;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::admission::{Admitted, admit};
 use crate::scp::spooler::{Dead, Spooler};
-use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, offers, part};
+use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, identifier, offers, part, roles};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,8 +28,36 @@ pub struct Session<R> {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// Whom we talk to, and what was agreed.
+pub(in crate::scp) struct Partner {
+    pub calling: AeTitle,
+    /// Which of our titles it called.
+    pub called: AeTitle,
+    /// Roles granted beyond the usual one, which is SCU.
+    pub roles: Vec<Role>,
+    /// Study date and time are matched as one moment.
+    pub combined_date_time: bool,
+}
+
+impl Partner {
+    /// False for a SOP class of which it gave up the role of user.
+    fn may_use(&self, sop_class_uid: &str) -> bool {
+        !self
+            .roles
+            .iter()
+            .any(|role| role.sop_class_uid == sop_class_uid && !role.scu)
+    }
+
+    /// True for a SOP class of which it provides the service to us.
+    pub fn provides(&self, sop_class_uid: &str) -> bool {
+        self.roles
+            .iter()
+            .any(|role| role.sop_class_uid == sop_class_uid && role.scp)
+    }
+}
+
 /// Why the message loop ended.
-enum End {
+pub(in crate::scp) enum End {
     Released,
     /// The server is stopping.
     Stopped,
@@ -48,6 +76,14 @@ impl From<Dead> for End {
     fn from(dead: Dead) -> Self {
         Self::Failed(dead.to_string())
     }
+}
+
+/// A request to be answered.
+pub(in crate::scp) struct Dialogue<'a> {
+    pub association: &'a mut Association,
+    pub partner: &'a Partner,
+    pub context: &'a Context,
+    pub request: &'a Request,
 }
 
 /// What was done, for the closing log line.
@@ -106,27 +142,39 @@ impl<R: Receiver> Session<R> {
     }
 
     async fn associate(mut self, mut transport: Transport, request: &AssociateRequest, admitted: Admitted) {
-        let (answers, contexts) = negotiate(&request.contexts, &offers(&admitted.permissions));
-        let calling = admitted.calling_ae;
+        let Admitted {
+            calling_ae: calling,
+            called_ae: called,
+            permissions,
+        } = admitted;
+        let (answers, contexts) = negotiate(&request.contexts, &offers(&permissions, &request.roles));
         info!(
             %calling, software = printable(&request.implementation_version_name),
             proposed = answers.len(), accepted = contexts.len(), "association opened"
         );
         let max_pdu = self.settings.dicom.max_pdu;
         let accept = AssociateAccept {
-            called_ae: self.settings.ae_title.to_string(),
+            called_ae: called.to_string(),
             calling_ae: calling.to_string(),
             contexts: answers,
             max_pdu,
+            roles: roles::grant(&permissions, &request.roles),
+            extended: identifier::agree(&request.extended),
         };
         if let Err(broken) = transport.write(&accept.encode()).await {
             return part(Parting::Transport(transport), broken).await;
         }
         let mut association = Association::new(transport, contexts, max_pdu, request.max_pdu);
+        let partner = Partner {
+            calling,
+            called,
+            combined_date_time: identifier::is_combined(&accept.extended),
+            roles: accept.roles,
+        };
         let mut spooler = Spooler::start(self.receiver.clone(), self.id);
         let mut tally = Tally::default();
         let end = self
-            .converse(&mut association, &mut spooler, &calling, &mut tally)
+            .converse(&mut association, &mut spooler, &partner, &mut tally)
             .await;
         self.end(association, spooler, end, &tally).await;
     }
@@ -166,7 +214,7 @@ impl<R: Receiver> Session<R> {
         &mut self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        partner: &Partner,
         tally: &mut Tally,
     ) -> End {
         loop {
@@ -182,7 +230,7 @@ impl<R: Receiver> Session<R> {
                     context,
                     command: Command::Request(request),
                 })) => {
-                    self.answer(association, spooler, calling, &context, &request, tally)
+                    self.answer(association, spooler, partner, &context, &request, tally)
                         .await
                 }
                 Ok(Some(Message {
@@ -202,10 +250,10 @@ impl<R: Receiver> Session<R> {
 
     /// Dispatches by the service that owns the presentation context.
     async fn answer(
-        &self,
+        &mut self,
         association: &mut Association,
         spooler: &mut Spooler<R>,
-        calling: &AeTitle,
+        partner: &Partner,
         context: &Context,
         request: &Request,
         tally: &mut Tally,
@@ -213,35 +261,103 @@ impl<R: Receiver> Session<R> {
         let service = SERVICES
             .iter()
             .find(|s| s.abstract_syntaxes.contains(&context.abstract_syntax.as_str()));
-        let response = match (&request.operation, service.map(|service| service.answer)) {
-            (Operation::Cancel, _) => return Ok(()),
+        let dialogue = Dialogue {
+            association,
+            partner,
+            context,
+            request,
+        };
+        match (&request.operation, service.map(|service| service.answer)) {
+            // Of something that has been answered meanwhile.
+            (Operation::Cancel, _) => Ok(()),
             (Operation::Echo, Some(Answer::Echo)) if request.sop_class_uid == context.abstract_syntax.as_str() => {
-                skip(association, context, request, self.max_bytes()).await?;
-                debug!("echoed");
-                request.answer(Status::SUCCESS, "")
+                self.echo(dialogue).await
             }
-            (Operation::Store { sop_instance_uid }, Some(Answer::Store)) => {
-                let claim = self.claim(calling, context, request, sop_instance_uid);
-                let response = match claim {
-                    Ok(claim) if request.has_data => self.store(association, spooler, context, request, claim).await?,
-                    Ok(_) => refuse(request, Status::CANNOT_UNDERSTAND, "C-STORE-RQ without a data set"),
-                    Err((status, comment)) => {
-                        skip(association, context, request, self.max_bytes()).await?;
-                        refuse(request, status, &comment)
-                    }
-                };
-                match response.status {
-                    Status::SUCCESS => tally.stored += 1,
-                    _ => tally.refused += 1,
-                }
-                response
+            (Operation::Store { sop_instance_uid }, Some(Answer::Store)) if partner.may_use(&request.sop_class_uid) => {
+                self.take(dialogue, spooler, sop_instance_uid, tally).await
+            }
+            (Operation::Find, Some(Answer::Find(root))) => self.find(dialogue, root).await,
+            (Operation::Move { destination }, Some(Answer::Move(root))) => {
+                self.move_to(dialogue, root, destination).await
+            }
+            (Operation::Get, Some(Answer::Get(root))) => self.get(dialogue, root).await,
+            (
+                Operation::Action {
+                    sop_instance_uid,
+                    action_type,
+                },
+                Some(Answer::Commit),
+            ) if partner.may_use(&request.sop_class_uid) => self.commit(dialogue, sop_instance_uid, *action_type).await,
+            (Operation::EventReport { event_type, .. }, Some(Answer::Commit))
+                if partner.provides(&request.sop_class_uid) =>
+            {
+                self.hear_report(dialogue, *event_type).await
             }
             _ => {
-                skip(association, context, request, self.max_bytes()).await?;
                 let comment = format!("not provided in presentation context {}", context.id);
-                refuse(request, Status::UNRECOGNIZED_OPERATION, &comment)
+                self.refuse(dialogue, Status::UNRECOGNIZED_OPERATION, &comment).await
+            }
+        }
+    }
+
+    async fn echo(&self, dialogue: Dialogue<'_>) -> Result<(), End> {
+        let Dialogue {
+            association,
+            context,
+            request,
+            ..
+        } = dialogue;
+        skip(association, context, request, self.max_bytes()).await?;
+        debug!("echoed");
+        let response = request.answer(Status::SUCCESS, "");
+        Ok(association.send(context.id, &response.encode(), &[]).await?)
+    }
+
+    /// Reads the data set to its end, so that the peer hears why it is refused.
+    pub(in crate::scp) async fn refuse(
+        &self,
+        dialogue: Dialogue<'_>,
+        status: Status,
+        comment: &str,
+    ) -> Result<(), End> {
+        let Dialogue {
+            association,
+            context,
+            request,
+            ..
+        } = dialogue;
+        skip(association, context, request, self.max_bytes()).await?;
+        let response = refuse(request, status, comment);
+        Ok(association.send(context.id, &response.encode(), &[]).await?)
+    }
+
+    /// C-STORE.
+    async fn take(
+        &self,
+        dialogue: Dialogue<'_>,
+        spooler: &mut Spooler<R>,
+        sop_instance_uid: &str,
+        tally: &mut Tally,
+    ) -> Result<(), End> {
+        let Dialogue {
+            association,
+            partner,
+            context,
+            request,
+        } = dialogue;
+        let claim = self.claim(partner, context, request, sop_instance_uid);
+        let response = match claim {
+            Ok(claim) if request.has_data => self.store(association, spooler, context, request, claim).await?,
+            Ok(_) => refuse(request, Status::CANNOT_UNDERSTAND, "C-STORE-RQ without a data set"),
+            Err((status, comment)) => {
+                skip(association, context, request, self.max_bytes()).await?;
+                refuse(request, status, &comment)
             }
         };
+        match response.status {
+            Status::SUCCESS => tally.stored += 1,
+            _ => tally.refused += 1,
+        }
         Ok(association.send(context.id, &response.encode(), &[]).await?)
     }
 
@@ -252,7 +368,7 @@ impl<R: Receiver> Session<R> {
     /// What the peer says it will send, if it may be believed so far.
     fn claim(
         &self,
-        calling: &AeTitle,
+        partner: &Partner,
         context: &Context,
         request: &Request,
         sop_instance_uid: &str,
@@ -269,8 +385,8 @@ impl<R: Receiver> Session<R> {
             sop_class_uid: context.abstract_syntax.clone(),
             sop_instance_uid,
             transfer_syntax_uid: context.transfer_syntax.clone(),
-            calling_ae: calling.clone(),
-            called_ae: self.settings.ae_title.clone(),
+            calling_ae: partner.calling.clone(),
+            called_ae: partner.called.clone(),
             association: self.id,
         })
     }
@@ -309,7 +425,7 @@ impl<R: Receiver> Session<R> {
 }
 
 /// A failure status with its reason, in the log too.
-fn refuse(request: &Request, status: Status, comment: &str) -> Response {
+pub(in crate::scp) fn refuse(request: &Request, status: Status, comment: &str) -> Response {
     let instance = match &request.operation {
         Operation::Store { sop_instance_uid } => sop_instance_uid.as_str(),
         _ => "",

@@ -4,6 +4,8 @@
 //! [`State::after`](crate::job::State::after), and every move leaves a line in `job_events` that says what happened and why.
 //! Times come in as parameters.
 
+mod catalogue;
+mod commitments;
 mod deliveries;
 mod instances;
 mod jobs;
@@ -11,6 +13,8 @@ mod runs;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{Holding, ListedSeries, Listing, Narrowing, PatientCounts, Unlisted, UnlistedOrigin};
+pub use commitments::{OpenCommitment, Pledge};
 pub use deliveries::{Delivery, DeliveryState, DueDelivery};
 pub use instances::{NewInstance, StoredInstance};
 pub use jobs::JobEvent;
@@ -29,6 +33,9 @@ use std::time::Duration;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs.sql"),
     include_str!("migrations/0002_parcels.sql"),
+    include_str!("migrations/0003_teaching.sql"),
+    include_str!("migrations/0004_catalogue.sql"),
+    include_str!("migrations/0005_commitment.sql"),
 ];
 
 /// Name of the database file in the storage directory.

@@ -316,13 +316,7 @@ async fn operations_we_do_not_provide_are_answered_and_not_fatal() {
         operation: Operation::Cancel,
         ..echo()
     };
-    let mut set = cancel.encode();
-    // C-CANCEL-RQ refers to a message by (0000,0120) instead of having an id of its own.
-    let position = set.windows(4).position(|w| w == [0, 0, 0x10, 1]).unwrap();
-    set[position + 2] = 0x20;
-    let mut bytes = Vec::new();
-    push_fragment(&mut bytes, ECHO_CONTEXT, true, true, &set);
-    peer.send(&bytes).await;
+    peer.send(&message(ECHO_CONTEXT, &cancel, &[])).await;
     peer.must_echo().await;
     peer.must_release().await;
     assert_eq!(server.shelf.with(|c| c.stored.len()), 0);

@@ -6,6 +6,7 @@ pub mod data;
 pub mod dataset;
 pub mod log;
 pub mod network;
+pub mod node;
 pub mod orthanc;
 pub mod peers;
 pub mod phantom;

@@ -42,7 +42,7 @@ pub fn request(calling: &str, called: &str) -> AssociateRequest {
         application_context: APPLICATION_CONTEXT.into(),
         contexts: vec![proposed(ECHO_CONTEXT, VERIFICATION), proposed(CT_CONTEXT, CT)],
         max_pdu: 16_384,
-        implementation_version_name: String::new(),
+        ..AssociateRequest::default()
     }
 }
 

@@ -112,6 +112,20 @@ pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
         ae_title: ae_title.into(),
         host: host.into(),
         may: may.to_vec(),
+        port: 0,
+    }
+}
+
+/// Of a server called MEDLSAM, MEDLSAM_TEACH to learn, with nothing behind the wire.
+pub fn settings(dicom: Dicom, peers: Vec<Peer>) -> Settings {
+    let title = |text| AeTitle::parse(text).unwrap();
+    Settings {
+        ae_title: title("MEDLSAM"),
+        teaching_ae: title("MEDLSAM_TEACH"),
+        dicom,
+        peers,
+        targets: Vec::new(),
+        archive: None,
     }
 }
 
@@ -125,7 +139,6 @@ impl Server {
     pub async fn start_with(change: impl FnOnce(&mut Dicom), tls: Option<Arc<Tls>>) -> Self {
         let mut dicom = Dicom::default();
         change(&mut dicom);
-        let ae_title = AeTitle::parse("MEDLSAM").unwrap();
         let peers = vec![
             peer_entry("SENDER", "127.0.0.1", &[Permission::Store]),
             peer_entry("VISITOR", "any", &[]),
@@ -140,7 +153,8 @@ impl Server {
         let encrypted = doors.encrypted.as_ref().map(|(door, _)| door.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let shelf = Shelf::default();
-        let served = serve(doors, Settings { ae_title, dicom, peers }, shelf.clone(), async {
+        let settings = settings(dicom, peers);
+        let served = serve(doors, settings, shelf.clone(), async {
             let _ = stopped.await;
         });
         Self {
@@ -183,6 +197,7 @@ pub async fn real_intake(change: impl FnOnce(&mut Dicom)) -> (tempfile::TempDir,
     let options = Options {
         min_free_bytes: 0,
         max_object_bytes: 64 << 20,
+        teaching_ae: None,
         clock: Timestamp::now,
     };
     let (intake, _) = Intake::open(store, options).unwrap();
@@ -190,11 +205,7 @@ pub async fn real_intake(change: impl FnOnce(&mut Dicom)) -> (tempfile::TempDir,
     let address = listener.local_addr().unwrap();
     let mut dicom = Dicom::default();
     change(&mut dicom);
-    let settings = Settings {
-        ae_title: AeTitle::parse("MEDLSAM").unwrap(),
-        dicom,
-        peers: vec![peer_entry("SENDER", "any", &[Permission::Store])],
-    };
+    let settings = settings(dicom, vec![peer_entry("SENDER", "any", &[Permission::Store])]);
     tokio::spawn(serve(listener, settings, intake, std::future::pending()));
     (dir, address)
 }
