@@ -1,13 +1,16 @@
 //! `medlsamd check`: every problem of configuration, models, providers and destinations at once, each with a hint.
 
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, Route};
 use crate::engines;
 use crate::exit::Exit;
 use crate::net;
 use crate::net::scu::{self, Dial};
+use crate::net::tls::Tls;
+use crate::pipeline::Engines;
 use crate::table;
+use jiff::Timestamp;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// A line of the report.
 struct Finding {
@@ -51,8 +54,9 @@ pub fn run(file: Option<&Path>, online: bool, json: bool) -> Result<(), Exit> {
     if let Ok(config) = Config::load_offline(file) {
         storage(&config, &mut findings);
         inference(&config, &mut findings);
+        let tls = certificates(&config, &mut findings);
         if online {
-            destinations(&config, &mut findings);
+            destinations(&config, tls.as_ref(), &mut findings);
         }
     }
     report(&findings, json)
@@ -154,19 +158,66 @@ fn inference(config: &Config, findings: &mut Vec<Finding>) {
             }
             let structures = engines.localiser.bank.structures().len();
             findings.push(Finding::fine("template bank", format!("{structures} structures")));
+            findings.push(own_templates(config, &engines));
         }
         Err(error) => findings.push(Finding::bad(3, "sessions", error.to_string(), "see the lines above")),
     }
 }
 
-fn destinations(config: &Config, findings: &mut Vec<Finding>) {
-    for route in &config.routes {
-        let dial = Dial {
-            calling_ae: config.ae_title.clone(),
-            address: route.address.clone(),
-            connect_timeout: Duration::from_secs(10),
-            timeout: Duration::from_secs(route.written.timeout_s),
-        };
+fn own_templates(config: &Config, engines: &Engines) -> Finding {
+    let subject = format!("own templates {}", config.written.models.templates.display());
+    let used = engines::own_templates(config).and_then(|own| {
+        let cases = own.templates.len();
+        engines.localiser.bank.clone().join(own).map(|()| cases)
+    });
+    match used {
+        Ok(cases) => Finding::fine(subject, format!("{cases} cases")),
+        Err(error) => Finding::bad(
+            3,
+            subject,
+            error.to_string(),
+            "move the file away and send the cases again",
+        ),
+    }
+}
+
+/// Fewer days than this before a certificate ends are a warning.
+const RENEWAL_DAYS: i64 = 30;
+
+/// The certificates of `[dicom.tls]` where they are needed, and how long they will do.
+fn certificates(config: &Config, findings: &mut Vec<Finding>) -> Option<Arc<Tls>> {
+    let tls = match Tls::of(config) {
+        Ok(tls) => tls?,
+        Err(error) => {
+            let subject = format!("certificate {}", error.file.display());
+            let hint = "a PEM file readable for the daemon's user; see [dicom.tls]";
+            findings.push(Finding::bad(3, subject, error.cause, hint));
+            return None;
+        }
+    };
+    for validity in tls.validity() {
+        let subject = format!("certificate {}", validity.file.display());
+        let (days, end) = (validity.days_left(Timestamp::now()), validity.not_after);
+        findings.push(match days {
+            ..0 => Finding::bad(
+                3,
+                subject,
+                format!("expired at {end}, nobody accepts it"),
+                "replace the file",
+            ),
+            // Loud, but no failure: it still works, and the unit runs this check before every start.
+            0..RENEWAL_DAYS => Finding::fine(subject, format!("WARNING, ends in {days} days, at {end}: renew it")),
+            _ => Finding::fine(subject, format!("valid for {days} days, until {end}")),
+        });
+    }
+    Some(tls)
+}
+
+fn destinations(config: &Config, tls: Option<&Arc<Tls>>, findings: &mut Vec<Finding>) {
+    // Without certificates, encrypted destinations cannot be asked; the finding about them is there already.
+    let reachable = |route: &&Route| tls.is_some() || !route.written.tls;
+    for route in config.routes.iter().filter(reachable) {
+        let dial = Dial::to(config, route, tls);
         let subject = format!("destination {}", route.name);
         let hint = format!("does {} know the AE title {}?", route.address, config.ae_title);
         findings.push(match net::blocking(scu::echo(&dial)) {

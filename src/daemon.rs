@@ -10,6 +10,7 @@ use crate::engines;
 use crate::gather::Gatherer;
 use crate::intake::{Intake, Options};
 use crate::net;
+use crate::net::tls::Tls;
 use crate::pipeline::Engines;
 use crate::progress::{Progress, Silent};
 use crate::scp;
@@ -30,6 +31,9 @@ use tokio::sync::{Notify, watch as flag};
 /// How long a stop waits for sends under way.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
+/// Threads for blocking work beyond those of associations.
+const OTHER_BLOCKING_THREADS: usize = 64;
+
 /// A running daemon. [`Daemon::stop`] ends it cleanly; dropping it does not.
 pub struct Daemon {
     /// Where it listens: the port the system chose when the configuration said 0.
@@ -41,6 +45,7 @@ pub struct Daemon {
     listening: tokio::task::JoinHandle<()>,
     delivering: tokio::task::JoinHandle<()>,
     intake: Intake,
+    tls: Option<Arc<Tls>>,
     tokio: Tokio,
 }
 
@@ -57,14 +62,14 @@ impl Daemon {
         tell_assignments(&engines);
 
         let tokio = tokio::runtime::Builder::new_multi_thread()
+            // Each association that stores holds one, and the store and the files of deliveries need some besides.
+            .max_blocking_threads(config.written.dicom.max_associations + OTHER_BLOCKING_THREADS)
             .enable_all()
             .build()
             .context("cannot start the network")?;
-        let listen = &config.written.dicom.listen;
-        let listener = tokio
-            .block_on(TcpListener::bind(listen))
-            .with_context(|| format!("cannot listen on {listen}"))?;
-        let address = listener.local_addr()?;
+        let tls = Tls::of(&config).context("[dicom.tls]")?;
+        let doors = tokio.block_on(doors(&config, tls.as_ref()))?;
+        let address = doors.plain.local_addr()?;
         let (stop, stopping) = flag::channel(false);
         let bell = Arc::new(Notify::new());
         let lane = Handle::default();
@@ -93,10 +98,11 @@ impl Daemon {
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
         let archive = Archive::new(&store, &intake);
-        let delivering = tokio.spawn(send_out(archive.clone(), config.clone(), bell, stopping.clone()));
+        let sending = send_out(archive.clone(), config.clone(), tls.clone(), bell, stopping.clone());
+        let delivering = tokio.spawn(sending);
         let listening = tokio.spawn(scp::serve(
-            listener,
-            scp::Settings::new(&config, archive),
+            doors,
+            scp::Settings::new(&config, archive, tls.as_ref()),
             intake.clone(),
             until(stopping),
         ));
@@ -110,8 +116,14 @@ impl Daemon {
             listening,
             delivering,
             intake,
+            tls,
             tokio,
         })
+    }
+
+    /// Takes up replaced certificates. New associations would by themselves; so the log says early what is wrong with them.
+    pub fn refresh_certificates(&self) {
+        self.tls.iter().for_each(|tls| tls.refresh());
     }
 
     /// Grows as long as the compute lane is alive, for the watchdog.
@@ -149,13 +161,19 @@ impl Daemon {
 }
 
 /// Everything that goes out by itself: results, the question whether they are kept, and our answers to the same question.
-async fn send_out(archive: Archive, config: Arc<Config>, bell: Arc<Notify>, stopping: flag::Receiver<bool>) {
+async fn send_out(
+    archive: Archive,
+    config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
+    bell: Arc<Notify>,
+    stopping: flag::Receiver<bool>,
+) {
     let stop = || until(stopping.clone());
     let store = archive.store.clone();
-    let targets = scp::targets(&config);
+    let targets = scp::targets(&config, tls.as_ref());
     tokio::join!(
-        delivery::run(store.clone(), config.clone(), bell, stop()),
-        delivery::pledges::run(store, config, stop()),
+        delivery::run(store.clone(), config.clone(), tls.clone(), bell, stop()),
+        delivery::pledges::run(store, config, tls, stop()),
         scp::report_commitments(archive, targets, stop()),
     );
 }
@@ -172,6 +190,25 @@ fn tell_assignments(engines: &Engines) {
     }
 }
 
+/// The listeners of both ports.
+async fn doors(config: &Config, tls: Option<&Arc<Tls>>) -> anyhow::Result<scp::Doors> {
+    let bind = async |listen: &str| {
+        let bound = TcpListener::bind(listen).await;
+        bound.with_context(|| format!("cannot listen on {listen}"))
+    };
+    let dicom = &config.written.dicom;
+    let plain = bind(&dicom.listen).await?;
+    let encrypted = match tls {
+        Some(tls) if !dicom.tls.listen.is_empty() => {
+            let listener = bind(&dicom.tls.listen).await?;
+            tracing::info!(address = %listener.local_addr()?, "listening with TLS");
+            Some((listener, tls.clone()))
+        }
+        _ => None,
+    };
+    Ok(scp::Doors { plain, encrypted })
+}
+
 fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
     let dir = &config.written.storage.dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -180,6 +217,7 @@ fn open_storage(config: &Config) -> anyhow::Result<(Store, Intake)> {
     let options = Options {
         min_free_bytes: (config.written.storage.min_free_gb * 1e9) as u64,
         max_object_bytes: config.written.dicom.max_object_mb << 20,
+        teaching_ae: Some(config.teaching_ae.clone()),
         clock: Timestamp::now,
     };
     let (intake, rebuilt) = Intake::open(store.clone(), options).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -227,6 +265,7 @@ async fn wait(daemon: &Daemon) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     // systemd expects a sign of life within WatchdogSec; a third of it leaves room for two lost ones.
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |limit| limit / 3);
     let mut tick = tokio::time::interval(every);
@@ -235,8 +274,10 @@ async fn wait(daemon: &Daemon) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => daemon.refresh_certificates(),
             _ = tick.tick() => {
                 anyhow::ensure!(daemon.is_whole(), "a part of the daemon ended by itself; see the log above");
+                daemon.refresh_certificates();
                 // A lane that stands still gets no sign of life: systemd then restarts us, and the attempt counts.
                 let beat = daemon.heartbeat();
                 if last != Some(beat) {

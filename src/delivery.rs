@@ -7,6 +7,7 @@ use crate::config::{Config, Route};
 use crate::dicom::status::Status;
 use crate::job::KeptResult;
 use crate::net::scu::{self, Dial, Outgoing, ScuError};
+use crate::net::tls::Tls;
 use crate::store::{DueDelivery, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashSet;
@@ -19,7 +20,13 @@ use tokio::task::JoinSet;
 const POLL: Duration = Duration::from_secs(2);
 
 /// Sends until `stop` is notified; sends under way are finished first.
-pub async fn run(store: Store, config: Arc<Config>, bell: Arc<Notify>, stop: impl Future<Output = ()>) {
+pub async fn run(
+    store: Store,
+    config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
+    bell: Arc<Notify>,
+    stop: impl Future<Output = ()>,
+) {
     let mut stop = std::pin::pin!(stop);
     let mut sends = JoinSet::new();
     // One association per destination at a time: receivers dislike more, and order is kept.
@@ -33,6 +40,7 @@ pub async fn run(store: Store, config: Arc<Config>, bell: Arc<Notify>, stop: imp
                         sends.spawn(deliver(
                             store.clone(),
                             config.clone(),
+                            tls.clone(),
                             delivery,
                             busy.clone(),
                             bell.clone(),
@@ -55,6 +63,7 @@ pub async fn run(store: Store, config: Arc<Config>, bell: Arc<Notify>, stop: imp
 async fn deliver(
     store: Store,
     config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
     delivery: DueDelivery,
     busy: Arc<Mutex<HashSet<String>>>,
     bell: Arc<Notify>,
@@ -62,7 +71,7 @@ async fn deliver(
     let job = delivery.job;
     let destination = delivery.destination.clone();
     let sent = match config.route(&destination) {
-        Some(route) => send(&store, &config, route, &delivery).await,
+        Some(route) => send(&store, &Dial::to(&config, route, tls.as_ref()), route, &delivery).await,
         None => Err(format!("destination {destination:?} is no longer in the configuration")),
     };
     crate::failpoint::hit("delivery_before_record");
@@ -109,24 +118,8 @@ async fn deliver(
 /// How long a refused SOP class is not offered again where another form will do.
 const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-fn dial(config: &Config, route: &Route) -> Dial {
-    let timeout = Duration::from_secs(route.written.timeout_s);
-    Dial {
-        calling_ae: config.ae_title.clone(),
-        address: route.address.clone(),
-        connect_timeout: timeout.min(Duration::from_secs(20)),
-        timeout,
-    }
-}
-
 /// All objects over one association; anything but stored (or there already) is a failure of the whole. Returns what was sent.
-async fn send(
-    store: &Store,
-    config: &Config,
-    route: &Route,
-    delivery: &DueDelivery,
-) -> Result<Vec<KeptResult>, String> {
-    let dial = dial(config, route);
+async fn send(store: &Store, dial: &Dial, route: &Route, delivery: &DueDelivery) -> Result<Vec<KeptResult>, String> {
     if delivery.items.iter().any(Vec::is_empty) {
         return Err("a result that is to be sent is not among those kept; compute the job again".into());
     }
@@ -139,7 +132,7 @@ async fn send(
     };
     let objects: Vec<Vec<Outgoing>> = items.iter().map(|item| item.iter().map(outgoing).collect()).collect();
     let offered: Vec<Vec<&Outgoing>> = objects.iter().map(|item| item.iter().collect()).collect();
-    let answers = scu::store_first_taken(&dial, &offered)
+    let answers = scu::store_first_taken(dial, &offered)
         .await
         .map_err(|error| error.to_string())?;
     let mut sent = Vec::new();

@@ -75,6 +75,7 @@ fn configuration(cache: &Path, models: &Path, folder: &Path) -> Result<Config, V
     written.storage.min_free_gb = 0.5;
     written.inference.library = cache.join("onnxruntime/libonnxruntime.so");
     written.models.dir = models.to_path_buf();
+    written.models.templates = written.storage.dir.join("templates.bin");
     written.models.weights_dir = cache.join("weights");
     written.peer = vec![Peer {
         ae_title: SCANNER.into(),
@@ -110,6 +111,7 @@ fn push_and_wait(daemon: &Daemon, sample: &Path, folder: &Path) -> Result<Job, E
         },
         connect_timeout: Duration::from_secs(10),
         timeout: Duration::from_secs(60),
+        tls: None,
     };
     let answers = net::blocking(scu::store(&dial, &slices)).map_err(|error| Exit::Peer(error.to_string()))?;
     let stored = answers

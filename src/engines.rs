@@ -31,16 +31,26 @@ pub fn manifest(config: &Config, name: &str) -> Result<Manifest, InferenceError>
     Manifest::read(&models.dir.join(name), &models.weights_dir)
 }
 
-/// The manifest of the configured localiser and its template bank.
-pub fn localiser_parts(config: &Config) -> Result<(Manifest, Bank), InferenceError> {
-    let manifest = manifest(config, &config.written.models.localiser)?;
-    let bank = Bank::read(&manifest.dir.join(BANK))?;
-    Ok((manifest, bank))
+/// The site's own templates; empty when it taught none.
+pub fn own_templates(config: &Config) -> Result<Bank, InferenceError> {
+    let path = &config.written.models.templates;
+    match path.try_exists() {
+        Ok(false) => Ok(Bank::default()),
+        _ => Bank::read(path),
+    }
 }
 
-/// The configured localiser with its template bank.
+/// The configured localiser with the templates that come with it and those of the site.
+///
+/// Own templates that another model made are left out with a warning, and `medlsamd check` says so too: an update of the localiser
+/// must not keep a hospital's daemon from starting.
 pub fn localiser(config: &Config, runtime: &Runtime) -> Result<Localiser, InferenceError> {
-    let (manifest, bank) = localiser_parts(config)?;
+    let manifest = manifest(config, &config.written.models.localiser)?;
+    let mut bank = Bank::read(&manifest.dir.join(BANK))?;
+    if let Err(error) = own_templates(config).and_then(|own| bank.join(own)) {
+        let path = config.written.models.templates.display();
+        tracing::warn!(templates = %path, %error, "the site's own templates are not used");
+    }
     Localiser::load(runtime, manifest, bank)
 }
 

@@ -7,10 +7,11 @@
 use crate::config::{Config, Protocol, SeriesTiming};
 use crate::dicom::header::Instance;
 use crate::intake::Intake;
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Purpose};
+use crate::lesson::{self, Subject};
 use crate::protocol;
 use crate::series::{self, Requirements};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoredInstance};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -97,6 +98,8 @@ pub struct Gatherer {
     started_at: Timestamp,
     /// Reading every header is worth doing once per set of instances.
     judged: HashMap<JobId, (u32, Judgement)>,
+    /// The same of drawn objects that wait for their CT.
+    subjects: HashMap<JobId, (u32, Subject)>,
 }
 
 /// What the instances of a job say.
@@ -118,6 +121,7 @@ impl Gatherer {
             whole: assembles,
             started_at: Timestamp::now(),
             judged: HashMap::new(),
+            subjects: HashMap::new(),
         }
     }
 
@@ -140,6 +144,7 @@ impl Gatherer {
         let fed = self.intake.fed_series();
         let jobs = self.store.gathering_jobs()?;
         self.judged.retain(|id, _| jobs.iter().any(|job| job.id == *id));
+        self.subjects.retain(|id, _| jobs.iter().any(|job| job.id == *id));
         let mut moved = Moved::default();
         for job in &jobs {
             self.advance(job, fed.contains(&job.series), now, &mut moved)?;
@@ -159,6 +164,11 @@ impl Gatherer {
             Ok(()) => Ok(()),
             Err(why) => Err(why.as_str()),
         };
+        let mut timing = self.timing.clone();
+        if self.subjects.contains_key(&job.id) {
+            // Silence says nothing here: it is the CT that is waited for.
+            timing.quiet_period_s = timing.max_wait_s;
+        }
         match decide(
             &Facts {
                 quiet_s,
@@ -166,7 +176,7 @@ impl Gatherer {
                 fed,
                 evidence,
             },
-            &self.timing,
+            &timing,
         ) {
             Decision::KeepReceiving => {}
             Decision::Wait(reason) => self.store.fell_silent(job.id, &reason, now)?,
@@ -204,8 +214,15 @@ impl Gatherer {
             return Ok(judgement.clone());
         }
         let stored = self.store.job_instances(job.id)?;
+        if job.purpose == Purpose::Teach && stored.iter().any(|instance| lesson::is_drawn(&instance.sop_class_uid)) {
+            return self.judge_lesson(job, &stored);
+        }
         let headers: Result<Vec<Instance>, _> = stored.iter().map(|instance| Instance::read(&instance.path)).collect();
         let judgement = match headers {
+            Ok(headers) if job.purpose == Purpose::Teach => Judgement {
+                protocol: Ok((lesson::PROTOCOL.into(), 0)),
+                evidence: (self.whole)(headers, &lesson::ANY_CT),
+            },
             Ok(headers) => self.judge_headers(headers),
             // Not swallowed: the series is closed as it is for the first protocol, and the run fails on the same file.
             Err(error) => {
@@ -219,6 +236,30 @@ impl Gatherer {
         };
         self.judged.insert(job.id, (job.instances, judgement.clone()));
         Ok(judgement)
+    }
+
+    /// Drawn objects are whole when their CT is here. What cannot be read is left to the run, which says why.
+    fn judge_lesson(&mut self, job: &Job, stored: &[StoredInstance]) -> Result<Judgement, StoreError> {
+        let known = self
+            .subjects
+            .get(&job.id)
+            .filter(|(instances, _)| *instances == job.instances);
+        let subject = match known {
+            Some((_, subject)) => Ok(subject.clone()),
+            None => lesson::read(stored).map(|objects| lesson::subject(&objects, &job.series.study_instance_uid)),
+        };
+        let evidence = match subject {
+            Ok(subject) => {
+                let ct = lesson::ct_of(&self.store, &subject, job)?;
+                self.subjects.insert(job.id, (job.instances, subject));
+                ct.map(drop)
+            }
+            Err(_unreadable) => Ok(()),
+        };
+        Ok(Judgement {
+            protocol: Ok((lesson::PROTOCOL.into(), 0)),
+            evidence,
+        })
     }
 
     fn judge_headers(&self, headers: Vec<Instance>) -> Judgement {

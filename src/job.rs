@@ -162,6 +162,30 @@ impl fmt::Display for JobId {
     }
 }
 
+/// What a series was sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To have its structures outlined.
+    Outline,
+    /// To learn from: a CT and the structures that somebody drew on it.
+    Teach,
+}
+
+impl Purpose {
+    pub const ALL: [Self; 2] = [Self::Outline, Self::Teach];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outline => "outline",
+            Self::Teach => "teach",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.as_str() == text)
+    }
+}
+
 /// A series as the sender filed it. The study belongs to it: broken senders reuse a series UID in another study.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
@@ -178,6 +202,7 @@ pub struct Job {
     pub patient_id: String,
     /// Name of the matched protocol; set when the series is closed.
     pub protocol: Option<String>,
+    pub purpose: Purpose,
     pub state: State,
     pub priority: i64,
     pub attempts: u32,

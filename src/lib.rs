@@ -37,7 +37,7 @@
 //!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth), [`query`] (what is asked and what answers), [`commitment`]. No clock, socket, database or async here.
 //! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
 //!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
-//!   [`gather`] (when a series is whole), [`watch`] (drop folders), [`archive`] (what others may
+//!   [`lesson`] (what is taught over DICOM), [`gather`] (when a series is whole), [`watch`] (drop folders), [`archive`] (what others may
 //!   ask for).
 //! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
 //!   [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get from an
@@ -82,6 +82,7 @@ pub mod job;
 pub mod dispatch;
 pub mod store;
 pub mod intake;
+pub mod lesson;
 pub mod gather;
 pub mod watch;
 pub mod archive;

@@ -5,6 +5,7 @@
 //! (C-MOVE and C-GET), `commit`; `identifier` reads what they are asked.
 
 mod admission;
+mod places;
 mod session;
 mod spooler;
 mod roles;
@@ -20,20 +21,24 @@ use crate::commitment::PUSH_MODEL;
 use crate::config::{Config, Dicom, Peer, Permission};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
+use crate::labels;
 use crate::net::association;
 use crate::net::negotiation::Offer;
 use crate::net::pdu::{AbortReason, Reject, Role, abort};
 use crate::net::printable;
 use crate::net::scu::Dial;
+use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Transport};
+use crate::scp::places::{Full, Places};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument, error, info, info_span, warn};
 
 /// A service class we provide.
@@ -89,6 +94,13 @@ pub const SERVICES: &[Service] = &[
         permission: Some(Permission::Store),
         answer: Answer::Store,
     },
+    Service {
+        name: "RT Structure Set and Segmentation Storage, to be learned from",
+        abstract_syntaxes: &labels::SOP_CLASSES,
+        transfer_syntaxes: DRAWN_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Teach),
+        answer: Answer::Store,
+    },
     asked(
         "Patient Root Query/Retrieve - FIND",
         &["1.2.840.10008.5.1.4.1.2.1.1"],
@@ -131,6 +143,16 @@ pub const SERVICES: &[Service] = &[
         Permission::Commit,
         Answer::Commit,
     ),
+];
+
+/// Those that `labels` reads.
+const DRAWN_TRANSFER_SYNTAXES: &[&str] = &[
+    EXPLICIT_VR_LE,
+    IMPLICIT_VR_LE,
+    "1.2.840.10008.1.2.2",    // explicit VR big endian
+    "1.2.840.10008.1.2.1.99", // deflated explicit VR little endian
+    "1.2.840.10008.1.2.5",    // RLE lossless
+    "1.2.840.10008.1.2.4.80", // JPEG-LS lossless
 ];
 
 /// A service whose data sets are identifiers and the like, never pixels.
@@ -187,6 +209,8 @@ fn offers(permissions: &[Permission], roles: &[Role]) -> Vec<Offer> {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub ae_title: AeTitle,
+    /// What is stored here is learned from.
+    pub teaching_ae: AeTitle,
     pub dicom: Dicom,
     pub peers: Vec<Peer>,
     /// Those to whom a C-MOVE may send, by AE title: destinations, and peers whose port is known.
@@ -196,12 +220,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(config: &Config, archive: Archive) -> Self {
+    pub fn new(config: &Config, archive: Archive, tls: Option<&Arc<Tls>>) -> Self {
         Self {
             ae_title: config.ae_title.clone(),
+            teaching_ae: config.teaching_ae.clone(),
             dicom: config.written.dicom.clone(),
             peers: config.written.peer.clone(),
-            targets: targets(config),
+            targets: targets(config, tls),
             archive: Some(archive),
         }
     }
@@ -213,21 +238,18 @@ impl Settings {
 }
 
 /// Destinations first: of one that is a peer too, its entry says how to send to it.
-pub fn targets(config: &Config) -> Vec<Dial> {
-    let dial = |address: Address, timeout_s: u64| Dial {
+pub fn targets(config: &Config, tls: Option<&Arc<Tls>>) -> Vec<Dial> {
+    let timeout = Duration::from_secs(CALL_BACK_TIMEOUT_S);
+    let back = |address: Address| Dial {
         calling_ae: config.ae_title.clone(),
         address,
-        connect_timeout: Duration::from_secs(timeout_s.min(20)),
-        timeout: Duration::from_secs(timeout_s),
+        connect_timeout: timeout.min(Duration::from_secs(20)),
+        timeout,
+        tls: None,
     };
-    let routes = config
-        .routes
-        .iter()
-        .map(|route| dial(route.address.clone(), route.written.timeout_s));
+    let routes = config.routes.iter().map(|route| Dial::to(config, route, tls));
     let peers = config.written.peer.iter().filter_map(Peer::address);
-    routes
-        .chain(peers.map(|address| dial(address, CALL_BACK_TIMEOUT_S)))
-        .collect()
+    routes.chain(peers.map(back)).collect()
 }
 
 /// For a peer that is called back; a destination has its own.
@@ -266,7 +288,58 @@ impl Receiver for Intake {
     }
 }
 
-/// Callers beyond `max_associations` who are told so at the same time; further ones are dropped without a word.
+/// Where callers come in.
+pub struct Doors {
+    pub plain: TcpListener,
+    /// The port where everything is encrypted, with its certificates.
+    pub encrypted: Option<(TcpListener, Arc<Tls>)>,
+}
+
+impl From<TcpListener> for Doors {
+    fn from(plain: TcpListener) -> Self {
+        Self { plain, encrypted: None }
+    }
+}
+
+impl Doors {
+    async fn accept(&self) -> io::Result<Caller> {
+        let (accepted, tls) = match &self.encrypted {
+            None => (self.plain.accept().await, None),
+            Some((listener, tls)) => tokio::select! {
+                accepted = self.plain.accept() => (accepted, None),
+                accepted = listener.accept() => (accepted, Some(tls.clone())),
+            },
+        };
+        accepted.map(|(stream, address)| Caller { stream, address, tls })
+    }
+}
+
+/// Somebody at a door.
+struct Caller {
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Caller {
+    fn host(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+
+    /// With the TLS handshake where one is due. The caller of this bounds the time.
+    async fn open(self, read_timeout: Duration, write_timeout: Duration) -> io::Result<Transport> {
+        match self.tls {
+            None => Transport::new(self.stream, read_timeout, write_timeout),
+            Some(tls) => {
+                let stream = tls.accept(self.stream).await;
+                let stream = stream.map_err(|error| io::Error::other(format!("TLS: {error}")))?;
+                Transport::new(stream, read_timeout, write_timeout)
+            }
+        }
+    }
+}
+
+/// Callers for whom there is no place who are told so at the same time; further ones are dropped without a word.
 const LOBBY: usize = 32;
 /// How long a caller in the lobby may take to say who it is.
 const LOBBY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -278,26 +351,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Serves associations until `shutdown` resolves; then takes no more, lets messages under way finish, aborts the rest.
 /// When it returns, every association's `association_closed` has run, save those that outlasted the grace of 10 s.
 pub async fn serve<R: Receiver>(
-    listener: TcpListener,
+    doors: impl Into<Doors>,
     settings: Settings,
     receiver: R,
     shutdown: impl Future<Output = ()>,
 ) {
+    let doors = doors.into();
     let settings = Arc::new(settings);
-    let places = Arc::new(Semaphore::new(settings.dicom.max_associations));
+    let places = Places::new(
+        settings.dicom.max_associations,
+        settings.dicom.max_associations_per_host,
+    );
     let lobby = Arc::new(Semaphore::new(LOBBY));
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut last_id = 0;
     tokio::pin!(shutdown);
     loop {
-        let (stream, address) = tokio::select! {
+        let caller = tokio::select! {
             () = &mut shutdown => break,
             Some(ended) = tasks.join_next() => {
                 report(ended);
                 continue;
             }
-            accepted = listener.accept() => match accepted {
+            accepted = doors.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     error!(%error, "cannot accept connections");
@@ -307,30 +384,34 @@ pub async fn serve<R: Receiver>(
             },
         };
         last_id += 1;
-        let span = info_span!("association", id = last_id, peer = %address.ip().to_canonical());
-        if let Ok(place) = places.clone().try_acquire_owned() {
-            let association = session::Session {
-                id: AssociationId(last_id),
-                settings: settings.clone(),
-                receiver: receiver.clone(),
-                stopping: stopping.clone(),
-            };
-            let task = async move {
-                association.run(stream, address).await;
-                drop(place);
-            };
-            tasks.spawn(task.instrument(span));
-        } else if let Ok(seat) = lobby.clone().try_acquire_owned() {
-            let task = async move {
-                turn_away(stream, address).await;
-                drop(seat);
-            };
-            tasks.spawn(task.instrument(span));
-        } else {
-            warn!(parent: &span, "dropped a caller: every association and the lobby are taken");
+        let span = info_span!("association", id = last_id, peer = %caller.host(), tls = caller.tls.is_some());
+        match places.take(caller.host()) {
+            Ok(place) => {
+                let association = session::Session {
+                    id: AssociationId(last_id),
+                    settings: settings.clone(),
+                    receiver: receiver.clone(),
+                    stopping: stopping.clone(),
+                };
+                let task = async move {
+                    association.run(caller).await;
+                    drop(place);
+                };
+                tasks.spawn(task.instrument(span));
+            }
+            Err(full) => match lobby.clone().try_acquire_owned() {
+                Ok(seat) => {
+                    let task = async move {
+                        turn_away(caller, full).await;
+                        drop(seat);
+                    };
+                    tasks.spawn(task.instrument(span));
+                }
+                Err(_) => warn!(parent: &span, cause = %full, "dropped a caller: the lobby is full too"),
+            },
         }
     }
-    drop(listener);
+    drop(doors);
     drain(tasks, &stop).await;
 }
 
@@ -362,16 +443,16 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Rejects a caller for whom there is no place: it may come again (PS3.8 table 9-21).
-async fn turn_away(stream: TcpStream, address: SocketAddr) {
-    let Ok(mut transport) = Transport::new(stream, LOBBY_TIMEOUT, LOBBY_TIMEOUT) else {
-        return;
-    };
-    let request = timeout(LOBBY_TIMEOUT, association::read_request(&mut transport)).await;
+async fn turn_away(caller: Caller, full: Full) {
+    let deadline = Instant::now() + LOBBY_TIMEOUT;
+    let opened = timeout_at(deadline, caller.open(LOBBY_TIMEOUT, LOBBY_TIMEOUT)).await;
+    let Ok(Ok(mut transport)) = opened else { return };
+    let request = timeout_at(deadline, association::read_request(&mut transport)).await;
     let calling = request
         .ok()
         .and_then(Result::ok)
         .map(|request| printable(&request.calling_ae));
-    warn!(calling, %address, "refused association: every association is taken");
+    warn!(calling, cause = %full, "refused association");
     transport.farewell(&Reject::LOCAL_LIMIT_EXCEEDED.encode()).await;
 }
 
@@ -437,6 +518,10 @@ mod tests {
         };
         assert_eq!(permitted(&[]), ["Verification"]);
         assert_eq!(permitted(&[Permission::Store]), ["Verification", "Storage"]);
+        assert_eq!(
+            permitted(&[Permission::Teach, Permission::Store]),
+            ["Verification", "Storage", "from"]
+        );
         assert_eq!(permitted(&[Permission::Query]), ["Verification", "FIND", "FIND"]);
         assert_eq!(
             permitted(&[Permission::Retrieve]),

@@ -1,5 +1,6 @@
 //! Teaching a structure: points placed on a volume, by hand or from a contoured case → a template of the bank.
 
+use crate::dicom::uid::Uid;
 use crate::geometry::{Box3, Grid, Vec3};
 use crate::inference::runtime::InferenceError;
 use crate::labels::names;
@@ -432,26 +433,55 @@ fn checked(name: &str, bounds: &Box3, found: &[Finding]) -> Checked {
     }
 }
 
+/// A name of the case that identifies nobody and is the same for the same series.
+pub fn case_id(series_instance_uid: &Uid) -> String {
+    let uid = Uid::derived(&["template", series_instance_uid.as_str()]);
+    let digits = uid.as_str().rsplit('.').next().unwrap_or_default();
+    format!("ct_{}", &digits[..digits.len().min(8)])
+}
+
+impl Placed {
+    /// A case of this site, not for distribution.
+    pub fn on_site() -> Self {
+        Self {
+            source: "added on site".into(),
+            licence: "not for distribution".into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Adds a template, or replaces the one of the same id, and writes the bank whole.
 pub fn add(bank_path: &Path, localiser: &mut Localiser, ct: &Volume, placed: &Placed) -> Result<(), TeachError> {
     let observation = localiser.observe(ct)?;
-    add_observed(bank_path, localiser, &observation, placed)
+    add_observed(bank_path, localiser, &observation, placed, Others::Dropped)?;
+    Ok(())
 }
 
-/// The same from a volume that was observed already.
+/// What becomes of other structures that the bank knows of a case that is added again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// The case is taught anew.
+    Dropped,
+    /// More is taught on the same CT.
+    Kept,
+}
+
+/// The same from a volume that was observed already. Returns the template as it is now in the bank.
 pub fn add_observed(
     bank_path: &Path,
     localiser: &Localiser,
     observation: &Observation,
     placed: &Placed,
-) -> Result<(), TeachError> {
+    others: Others,
+) -> Result<Template, TeachError> {
     if placed.structures.is_empty() {
         return Err(TeachError::Input(format!(
             "{}: no structure is placed on it",
             placed.volume
         )));
     }
-    let template = template(observation, placed)?;
+    let mut template = template(observation, placed)?;
     let mut bank = match bank_path.try_exists() {
         Ok(false) => Bank::default(),
         _ => Bank::read(bank_path)?,
@@ -461,8 +491,14 @@ pub fn add_observed(
         bank.cube_lens = [observation.fine.cube_len(), observation.coarse.cube_len()];
     }
     bank.check_model(&localiser.manifest.sha256)?;
-    bank.templates.insert(placed.volume.clone(), template);
-    write(bank_path, &bank)
+    if let (Others::Kept, Some(before)) = (others, bank.templates.get(&placed.volume)) {
+        for (name, pattern) in &before.patterns {
+            template.patterns.entry(name.clone()).or_insert_with(|| pattern.clone());
+        }
+    }
+    bank.templates.insert(placed.volume.clone(), template.clone());
+    write(bank_path, &bank)?;
+    Ok(template)
 }
 
 /// Removes a template and writes the bank whole.
@@ -484,6 +520,9 @@ fn write(path: &Path, bank: &Bank) -> Result<(), TeachError> {
         path: path.display().to_string(),
         cause,
     };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
     let part = path.with_extension("part");
     std::fs::write(&part, bank.to_bytes()).map_err(failed)?;
     std::fs::File::open(&part).and_then(|f| f.sync_all()).map_err(failed)?;

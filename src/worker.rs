@@ -6,14 +6,15 @@ use crate::config::Config;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::dispatch;
-use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome as Ending, Parcel, Summary};
+use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome as Ending, Parcel, Purpose, Summary};
+use crate::lesson::{self, Learned};
 use crate::pipeline::{self, Engines, Outcome, PipelineError, Report, Request, Verdict};
 use crate::process;
 use crate::progress::Progress;
 use crate::results::notice::{self, Notice};
 use crate::results::{Identity, ResultObject};
-use crate::series::Requirements;
-use crate::store::{Store, StoreError};
+use crate::series::{self, Requirements};
+use crate::store::{Store, StoreError, StoredInstance};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use std::io::Write;
@@ -112,14 +113,19 @@ impl Lane {
         let span = tracing::info_span!("job", job = job.id.0);
         let _entered = span.enter();
         tracing::info!(series = %job.series.series_instance_uid, attempt = job.attempts, "job begins");
-        let result = catch_unwind(AssertUnwindSafe(|| self.compute(job))).unwrap_or_else(|panic| {
+        let result = catch_unwind(AssertUnwindSafe(|| match job.purpose {
+            Purpose::Outline => self.compute(job).map(|outcome| Made::Results(outcome.into())),
+            Purpose::Teach => self.learn(job).map(Made::Lesson),
+        }));
+        let result = result.unwrap_or_else(|panic| {
             Err(PipelineError::Stumbled(format!(
                 "a bug stopped the job: {}",
                 panic_text(panic.as_ref())
             )))
         });
         let settled = match result {
-            Ok(outcome) => self.keep(job, &outcome),
+            Ok(Made::Results(outcome)) => self.keep(job, &outcome),
+            Ok(Made::Lesson(learned)) => self.keep_lesson(job, learned),
             Err(error) => self.end(job, &error),
         };
         if let Err(error) = settled {
@@ -134,15 +140,7 @@ impl Lane {
             .config
             .protocol(name)
             .ok_or_else(|| PipelineError::GaveUp(format!("protocol {name:?} is no longer in the configuration")))?;
-        let stored = self
-            .store
-            .job_instances(job.id)
-            .map_err(|e| PipelineError::Stumbled(e.to_string()))?;
-        let instances = stored
-            .iter()
-            .map(|instance| Instance::read(&instance.path))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| PipelineError::Stumbled(error.to_string()))?;
+        let instances = headers(&self.stored(job.id)?)?;
         let request = Request {
             requirements: Requirements {
                 min_slices: protocol.min_slices,
@@ -161,6 +159,44 @@ impl Lane {
             asked: Mutex::new(None),
         };
         pipeline::run(instances, &request, &mut self.engines, &watch)
+    }
+
+    fn stored(&self, job: JobId) -> Result<Vec<StoredInstance>, PipelineError> {
+        self.store.job_instances(job).map_err(stumbled)
+    }
+
+    /// A CT that came to be learned from is only looked at; what was drawn on one is learned.
+    fn learn(&mut self, job: &Job) -> Result<Learned, PipelineError> {
+        let drawn = lesson::read(&self.stored(job.id)?)?;
+        if drawn.is_empty() {
+            series::assemble(headers(&self.stored(job.id)?)?, &lesson::ANY_CT)?;
+            return Ok(Learned::default());
+        }
+        let subject = lesson::subject(&drawn, &job.series.study_instance_uid);
+        let ct = lesson::ct_of(&self.store, &subject, job).map_err(stumbled)?;
+        let ct =
+            ct.map_err(|why| PipelineError::Refused(format!("{why}, then say `medlsamd jobs retry {}`", job.id)))?;
+        let instances = headers(&self.stored(ct.id)?)?;
+        lesson::learn(
+            &drawn,
+            instances,
+            &mut self.engines.localiser,
+            &self.config.written.models.templates,
+        )
+    }
+
+    fn keep_lesson(&self, job: &Job, learned: Learned) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        self.store.note(job.id, &learned.said(), now)?;
+        let summary = Summary {
+            structures_found: learned.structures,
+            structures_missing: learned.left_out,
+            models: self.engines.models_used().into_iter().take(1).collect(),
+            ..Summary::default()
+        };
+        let state = self.store.keep(job, &[], &summary, &[], now)?;
+        tracing::info!(%state, "lesson kept");
+        Ok(())
     }
 
     fn keep(&self, job: &Job, outcome: &Outcome) -> Result<(), StoreError> {
@@ -258,6 +294,21 @@ impl Lane {
         let parcels = dispatch::to_all(protocol, &kept.kind);
         Ok(Some((kept, parcels)))
     }
+}
+
+/// What a run made.
+enum Made {
+    Results(Box<Outcome>),
+    Lesson(Learned),
+}
+
+fn stumbled(error: impl std::fmt::Display) -> PipelineError {
+    PipelineError::Stumbled(error.to_string())
+}
+
+fn headers(stored: &[StoredInstance]) -> Result<Vec<Instance>, PipelineError> {
+    let headers = stored.iter().map(|instance| Instance::read(&instance.path));
+    headers.collect::<Result<Vec<_>, _>>().map_err(stumbled)
 }
 
 /// Asks the store now and then whether an operator cancelled the job.

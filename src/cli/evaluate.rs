@@ -201,7 +201,11 @@ impl Bench<'_> {
         }
         let mut truth = Truth::of_masks(id, &ct.volume.grid, taken.masks);
         // A template made of this very CT would flatter the bank.
-        truth.without.extend(ct.series.as_ref().map(labels::case_id));
+        truth.without.extend(
+            ct.series
+                .as_ref()
+                .map(|series| teach::case_id(&series.series_instance_uid)),
+        );
         nothing_known(truth, path)
     }
 

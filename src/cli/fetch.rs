@@ -4,9 +4,9 @@ use crate::config::{Config, Window};
 use crate::exit::Exit;
 use crate::fetch::{Fetch, Fetched, Outcome, Wish, read_list};
 use crate::net::scu::{Dial, ScuError};
+use crate::net::tls::Tls;
 use crate::store::{FILE_NAME, Store};
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -101,12 +101,8 @@ fn dial(config: &Config, from: Option<&str>) -> Result<Dial, Exit> {
         (None, [only]) => only,
         (None, _) => return Err(Exit::Usage("say --from, the [[destination]] to fetch from".into())),
     };
-    Ok(Dial {
-        calling_ae: config.ae_title.clone(),
-        address: route.address.clone(),
-        connect_timeout: Duration::from_secs(route.written.timeout_s.min(20)),
-        timeout: Duration::from_secs(route.written.timeout_s),
-    })
+    let tls = Tls::of(config).map_err(|error| Exit::Usage(format!("[dicom.tls]: {error}")))?;
+    Ok(Dial::to(config, route, tls.as_ref()))
 }
 
 /// Before the daemon ever ran there is none, and nothing is here.

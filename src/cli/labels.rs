@@ -1,9 +1,8 @@
 //! A CT and the RTSTRUCT or SEG files that belong to it, as the command line names them.
 
-use crate::dicom::uid::Uid;
 use crate::exit::Exit;
 use crate::labels::take::{self, ByHand, Taken};
-use crate::labels::{self, Labels, LabelsError};
+use crate::labels::{self, LabelsError};
 use crate::nifti;
 use crate::process;
 use crate::progress::Silent;
@@ -11,9 +10,6 @@ use crate::series::{self, Requirements, Series};
 use crate::table;
 use crate::volume::{self, Volume};
 use std::path::{Path, PathBuf};
-
-/// 104 segments on 500 slices of 512² take 1.7 GB in the worst case, but a planner's file 20 MB.
-const MAX_FILE_BYTES: u64 = 2 << 30;
 
 /// A CT to be taught from or judged on.
 pub struct Ct {
@@ -79,7 +75,7 @@ pub fn read(path: &Path, ct: &Ct, by_hand: &[String]) -> Result<Read, Exit> {
     };
     let mut objects = Vec::new();
     for file in files(path)? {
-        let labels = object(&file)?;
+        let labels = labels::read_file(&file).map_err(|error| Exit::Failed(format!("{}: {error}", file.display())))?;
         match labels.on(series) {
             Ok(_) => objects.push(labels),
             // A patient's folder may hold the structures of other scans too.
@@ -99,20 +95,8 @@ pub fn read(path: &Path, ct: &Ct, by_hand: &[String]) -> Result<Read, Exit> {
         .map_err(|error| Exit::Failed(format!("{}: {error}; nothing is taken", path.display())))?;
     Ok(Read {
         taken,
-        made_by: made_by(&objects),
+        made_by: take::made_by(&objects),
     })
-}
-
-fn object(file: &Path) -> Result<Labels, Exit> {
-    let cannot = |error: String| Exit::Failed(format!("{}: {error}", file.display()));
-    let length = std::fs::metadata(file)
-        .map_err(|error| cannot(error.to_string()))?
-        .len();
-    if length > MAX_FILE_BYTES {
-        return Err(cannot(format!("{length} bytes are more than this version reads")));
-    }
-    let bytes = std::fs::read(file).map_err(|error| cannot(error.to_string()))?;
-    labels::read(&bytes).map_err(|error| cannot(error.to_string()))
 }
 
 /// The file itself, or the objects of these kinds in a folder, by the order of their names.
@@ -128,31 +112,6 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Exit> {
         .collect();
     files.sort();
     Ok(files)
-}
-
-fn made_by(objects: &[Labels]) -> String {
-    let mut ways: Vec<&str> = objects
-        .iter()
-        .flat_map(|o| &o.regions)
-        .map(|region| region.made.as_str())
-        .collect();
-    ways.sort();
-    ways.dedup();
-    ways.retain(|way| !way.is_empty());
-    let makers: Vec<&str> = objects.iter().map(|o| o.manufacturer.as_str()).collect();
-    let how = if ways.is_empty() {
-        "not said how".into()
-    } else {
-        ways.join(", ").to_lowercase()
-    };
-    format!("from contours of {} ({how})", makers.join(", "))
-}
-
-/// A name of the case that identifies nobody and is the same for the same series.
-pub fn case_id(series: &Series) -> String {
-    let uid = Uid::derived(&["template", series.series_instance_uid.as_str()]);
-    let digits = uid.as_str().rsplit('.').next().unwrap_or_default();
-    format!("ct_{}", &digits[..digits.len().min(8)])
 }
 
 /// Every region and what became of it, for a person.

@@ -10,7 +10,7 @@ use crate::localise::Localiser;
 use crate::localise::bank::{Bank, Template};
 use crate::nifti;
 use crate::table;
-use crate::teach::{self, Checked, Placed};
+use crate::teach::{self, Checked, Others, Placed};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -21,7 +21,7 @@ pub enum Command {
     List,
     /// The structures of one case
     Show { id: String },
-    /// Take a case out of the bank
+    /// Take a case of this site out of the bank
     Remove { id: String },
 }
 
@@ -43,15 +43,17 @@ pub struct Add {
     /// Name of the case in the bank; choose one that identifies nobody
     #[arg(long)]
     id: Option<String>,
+    /// The bank to add to, instead of the site's own (models.templates)
+    #[arg(long, value_name = "FILE")]
+    bank: Option<PathBuf>,
 }
 
 pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
-    let manifest = engines::manifest(config, &config.written.models.localiser)?;
-    let path = manifest.dir.join(engines::BANK);
+    let own = &config.written.models.templates;
     match command {
-        Command::Add(case) => add(config, &path, &case, json),
+        Command::Add(case) => add(config, &case, json),
         Command::List => {
-            let bank = Bank::read(&path)?;
+            let bank = both(config)?;
             let facts: Vec<_> = bank
                 .templates
                 .iter()
@@ -77,7 +79,7 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
             Ok(())
         }
         Command::Show { id } => {
-            let bank = Bank::read(&path)?;
+            let bank = both(config)?;
             let template = bank
                 .templates
                 .get(&id)
@@ -89,7 +91,13 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
             Ok(())
         }
         Command::Remove { id } => {
-            teach::remove(&path, &id)?;
+            if !own.exists() {
+                let own = own.display();
+                return Err(Exit::Usage(format!(
+                    "this site taught no case: there is no {own}; the shipped ones stay"
+                )));
+            }
+            teach::remove(own, &id)?;
             print(json, &serde_json::json!({ "removed": id }), || {
                 format!("{id} removed\n")
             });
@@ -98,7 +106,25 @@ pub fn run(config: &Config, command: Command, json: bool) -> Result<(), Exit> {
     }
 }
 
-fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), Exit> {
+/// The shipped bank and the site's own.
+fn both(config: &Config) -> Result<Bank, Exit> {
+    let manifest = engines::manifest(config, &config.written.models.localiser)?;
+    let mut bank = Bank::read(&manifest.dir.join(engines::BANK))?;
+    bank.join(engines::own_templates(config)?)?;
+    Ok(bank)
+}
+
+/// What a case is checked against: all that is known, or the bank named instead.
+fn known(config: &Config, case: &Add) -> Result<Bank, Exit> {
+    match &case.bank {
+        None => both(config),
+        Some(path) if path.exists() => Ok(Bank::read(path)?),
+        Some(_) => Ok(Bank::default()),
+    }
+}
+
+fn add(config: &Config, case: &Add, json: bool) -> Result<(), Exit> {
+    let bank_path = case.bank.as_ref().unwrap_or(&config.written.models.templates);
     let ct = Ct::read(&case.ct)?;
     let (mut placed, taken) = if labels::is_dicom(&case.labels) {
         let (placed, taken) = read_dicom(case, &ct)?;
@@ -111,18 +137,13 @@ fn add(config: &Config, bank_path: &Path, case: &Add, json: bool) -> Result<(), 
     }
     let runtime = engines::runtime(config)?;
     let manifest = engines::manifest(config, &config.written.models.localiser)?;
-    let bank = if bank_path.exists() {
-        Bank::read(bank_path)?
-    } else {
-        Bank::default()
-    };
-    let mut localiser = Localiser::load(&runtime, manifest, bank)?;
+    let mut localiser = Localiser::load(&runtime, manifest, known(config, case)?)?;
     let observation = localiser.observe(&ct.volume)?;
     let checks = teach::check(&localiser, &observation, &placed);
     let far: Vec<&str> = checks.iter().filter(|c| c.far).map(|c| c.structure.as_str()).collect();
     let added = far.is_empty() || case.anyway;
     if added {
-        teach::add_observed(bank_path, &localiser, &observation, &placed)?;
+        teach::add_observed(bank_path, &localiser, &observation, &placed, Others::Dropped)?;
     }
     let names: Vec<&str> = placed.structures.keys().map(String::as_str).collect();
     let facts = serde_json::json!({
@@ -160,20 +181,16 @@ fn read_dicom(case: &Add, ct: &Ct) -> Result<(Placed, Taken), Exit> {
         )));
     }
     let placed = Placed {
-        volume: ct.series.as_ref().map(labels::case_id).unwrap_or_default(),
+        volume: ct
+            .series
+            .as_ref()
+            .map(|series| teach::case_id(&series.series_instance_uid))
+            .unwrap_or_default(),
         made_by,
         structures,
-        ..on_site()
+        ..Placed::on_site()
     };
     Ok((placed, taken))
-}
-
-fn on_site() -> Placed {
-    Placed {
-        source: "added on site".into(),
-        licence: "not for distribution".into(),
-        ..Placed::default()
-    }
 }
 
 /// A points JSON, or a label NIfTI with `labels.json` (`{"labels": {"1": "spleen", …}}`) beside it.
@@ -192,6 +209,6 @@ fn read_labels(path: &Path) -> Result<Placed, Exit> {
         volume: volume.unwrap_or_default(),
         made_by: "from the label volume given".into(),
         structures,
-        ..on_site()
+        ..Placed::on_site()
     })
 }

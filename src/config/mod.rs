@@ -3,6 +3,8 @@
 //! Layers: built-in defaults < the file < environment `MEDLSAMD__SECTION__KEY`. Unknown keys are errors.
 //! `config/medlsamd.toml` lists every key at its default; a test holds it to these structs.
 
+mod layers;
+mod ports;
 mod peers;
 mod resolve;
 mod window;
@@ -33,6 +35,7 @@ pub struct Written {
     pub profile: BTreeMap<String, Profile>,
     pub inference: Inference,
     pub models: Models,
+    pub teaching: Teaching,
     pub log: Log,
 }
 
@@ -42,6 +45,8 @@ pub struct Dicom {
     pub ae_title: String,
     pub listen: String,
     pub max_associations: usize,
+    /// Of them, those of one host.
+    pub max_associations_per_host: usize,
     /// Largest P-DATA PDU we accept, bytes.
     pub max_pdu: u32,
     /// From TCP connect to A-ASSOCIATE-RQ (the ARTIM timer of PS3.8).
@@ -52,6 +57,32 @@ pub struct Dicom {
     pub write_timeout_s: u64,
     /// Largest object we take, MiB.
     pub max_object_mb: u64,
+    pub tls: Tls,
+}
+
+/// The encrypted port, and the certificates for it and for destinations with `tls`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Empty: no encrypted port.
+    pub listen: String,
+    /// PEM: ours and those between it and the authority.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+    /// PEM: the authorities whose certificates peers must show.
+    pub ca: PathBuf,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            certificate: "/etc/medlsamd/tls/certificate.pem".into(),
+            key: "/etc/medlsamd/tls/key.pem".into(),
+            ca: "/etc/medlsamd/tls/ca.pem".into(),
+        }
+    }
 }
 
 impl Default for Dicom {
@@ -59,12 +90,14 @@ impl Default for Dicom {
         Self {
             ae_title: "MEDLSAM".into(),
             listen: "0.0.0.0:11112".into(),
-            max_associations: 64,
+            max_associations: 256,
+            max_associations_per_host: 64,
             max_pdu: 131_072,
             artim_timeout_s: 30,
             idle_timeout_s: 120,
             write_timeout_s: 60,
             max_object_mb: 2048,
+            tls: Tls::default(),
         }
     }
 }
@@ -99,6 +132,8 @@ impl Peer {
 pub enum Permission {
     /// C-STORE to us. Verification (C-ECHO) is open to every listed peer.
     Store,
+    /// C-STORE of a CT and of RTSTRUCT or SEG to the teaching AE title.
+    Teach,
     /// C-FIND.
     Query,
     /// C-MOVE, to destinations and to peers with a port, and C-GET.
@@ -217,6 +252,12 @@ pub struct Destination {
     pub name: String,
     /// `AETITLE@host:port`.
     pub address: String,
+    /// Encrypted, with the certificates of `[dicom.tls]`.
+    #[serde(default)]
+    pub tls: bool,
+    /// What its certificate must name; empty: the host of the address.
+    #[serde(default)]
+    pub tls_name: String,
     /// What it takes, and how: a name of the built-in or the site's own profiles.
     #[serde(default = "default_profile")]
     pub profile: String,
@@ -297,6 +338,8 @@ pub struct Models {
     pub dir: PathBuf,
     /// Where weights that are fetched at set-up lie.
     pub weights_dir: PathBuf,
+    /// The templates that this site taught, beside those that come with the localiser.
+    pub templates: PathBuf,
     pub localiser: String,
     pub segmenter: String,
 }
@@ -306,8 +349,24 @@ impl Default for Models {
         Self {
             dir: "/usr/share/medlsamd/models".into(),
             weights_dir: "/var/lib/medlsamd/weights".into(),
+            templates: "/var/lib/medlsamd/templates.bin".into(),
             localiser: "medlam".into(),
             segmenter: "lite_medsam".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Teaching {
+    /// A CT and the RTSTRUCT or SEG drawn on it, sent here, become a template.
+    pub ae_title: String,
+}
+
+impl Default for Teaching {
+    fn default() -> Self {
+        Self {
+            ae_title: "MEDLSAM_TEACH".into(),
         }
     }
 }
@@ -348,6 +407,8 @@ impl Written {
         let destination = Destination {
             name: "PACS".into(),
             address: "PACS@10.0.0.5:104".into(),
+            tls: false,
+            tls_name: String::new(),
             profile: default_profile(),
             timeout_s: default_timeout_s(),
             retry_s: default_retry_s(),

@@ -1,6 +1,8 @@
 //! Written → typed and checked.
 
+use crate::config::layers;
 use crate::config::peers::{check_fetch, check_peers};
+use crate::config::ports::check_ports;
 use crate::config::{Destination, NO_NOTICE, Protocol, Window, Written};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::results;
@@ -51,6 +53,7 @@ pub struct Route {
 pub struct Config {
     pub written: Written,
     pub ae_title: AeTitle,
+    pub teaching_ae: AeTitle,
     pub routes: Vec<Route>,
     /// When `medlsamd fetch` may work; `None`: always.
     pub fetch_window: Option<Window>,
@@ -70,7 +73,7 @@ impl Config {
 
     /// [`load`](Self::load) for commands that serve nobody: peers and protocols may be absent.
     pub fn load_offline(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
-        Self::resolve(read(file)?)
+        Self::resolve(layers::read(file)?)
     }
 
     /// Checks everything that can be checked without touching disk or network.
@@ -79,15 +82,17 @@ impl Config {
         let ae_title = AeTitle::parse(&written.dicom.ae_title)
             .map_err(|error| problems.push(Problem::new("dicom.ae_title", error.to_string(), "e.g. \"MEDLSAM\"")))
             .ok();
+        let teaching_ae = check_teaching(&written, &mut problems);
         check_numbers(&written, &mut problems);
         check_peers(&written, &mut problems);
         let routes = check_destinations(&written, &mut problems);
         check_protocols(&written, &routes, &mut problems);
         let fetch_window = check_fetch(&written, &mut problems);
-        match ae_title {
-            Some(ae_title) if problems.is_empty() => Ok(Self {
+        match (ae_title, teaching_ae) {
+            (Some(ae_title), Some(teaching_ae)) if problems.is_empty() => Ok(Self {
                 written,
                 ae_title,
+                teaching_ae,
                 routes,
                 fetch_window,
             }),
@@ -99,105 +104,13 @@ impl Config {
         self.routes.iter().find(|route| route.name == name)
     }
 
+    /// Whether certificates are needed: for the encrypted port or for a destination.
+    pub fn uses_tls(&self) -> bool {
+        !self.written.dicom.tls.listen.is_empty() || self.routes.iter().any(|route| route.written.tls)
+    }
+
     pub fn protocol(&self, name: &str) -> Option<&Protocol> {
         self.written.protocol.iter().find(|protocol| protocol.name == name)
-    }
-}
-
-/// The layers put together, not yet checked. Relative paths of the file are relative to the file.
-fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
-    let mut builder = config::Config::builder();
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = "give the file with --config, readable by the daemon's user";
-            vec![Problem::new(path.display().to_string(), error.to_string(), hint)]
-        })?;
-        let unknown = unknown_keys(&text, path)?;
-        if !unknown.is_empty() {
-            return Err(unknown);
-        }
-        builder = builder.add_source(config::File::from_str(&text, config::FileFormat::Toml));
-    }
-    let environment = config::Environment::with_prefix("MEDLSAMD")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true);
-    let mut written: Written = builder
-        .add_source(environment)
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|error| {
-            let hint = "config/medlsamd.toml lists every key with its type";
-            vec![Problem::new("configuration", error.to_string(), hint)]
-        })?;
-    if let Some(dir) = file.and_then(Path::parent) {
-        let written = &mut written;
-        let paths = [
-            &mut written.storage.dir,
-            &mut written.inference.library,
-            &mut written.models.dir,
-            &mut written.models.weights_dir,
-        ];
-        for path in paths
-            .into_iter()
-            .chain(&mut written.inference.engine_cache)
-            .chain(&mut written.watch.folders)
-        {
-            *path = dir.join(&path);
-        }
-    }
-    Ok(written)
-}
-
-/// Every key of the file that no setting has. Compared with an example that holds every key, so that one look finds all.
-fn unknown_keys(text: &str, path: &Path) -> Result<Vec<Problem>, Vec<Problem>> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        vec![Problem::new(
-            path.display().to_string(),
-            error.to_string(),
-            "mend the TOML",
-        )]
-    })?;
-    let example = toml::Table::try_from(Written::example()).expect("the example is plain data");
-    let mut found = Vec::new();
-    collect_unknown(&table, &example, "", &mut found);
-    Ok(found)
-}
-
-fn collect_unknown(table: &toml::Table, example: &toml::Table, prefix: &str, found: &mut Vec<Problem>) {
-    for (key, value) in table {
-        let name = format!("{prefix}{key}");
-        let Some(known) = example.get(key) else {
-            let near = example.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            found.push(Problem::new(name, "no such key", format!("known here: {near}")));
-            continue;
-        };
-        // These hold the operator's own keywords, structures and names.
-        if ["match", "names", "colours"].contains(&key.as_str()) {
-            continue;
-        }
-        if prefix.is_empty() && key == "profile" {
-            let known = known
-                .as_table()
-                .and_then(|profiles| profiles.values().next())
-                .and_then(toml::Value::as_table);
-            for (profile, value) in value.as_table().into_iter().flatten() {
-                if let (Some(known), Some(value)) = (known, value.as_table()) {
-                    collect_unknown(value, known, &format!("{name}.{profile}."), found);
-                }
-            }
-            continue;
-        }
-        let items = |value: &toml::Value| match value {
-            toml::Value::Array(items) => items.iter().filter_map(|v| v.as_table().cloned()).collect(),
-            toml::Value::Table(one) => vec![one.clone()],
-            _ => Vec::<toml::Table>::new(),
-        };
-        if let Some(known) = items(known).first() {
-            for item in items(value) {
-                collect_unknown(&item, known, &format!("{name}."), found);
-            }
-        }
     }
 }
 
@@ -212,6 +125,10 @@ fn check_numbers(written: &Written, problems: &mut Vec<Problem>) {
         }
     };
     positive("dicom.max_associations", written.dicom.max_associations as f64);
+    positive(
+        "dicom.max_associations_per_host",
+        written.dicom.max_associations_per_host as f64,
+    );
     positive("dicom.artim_timeout_s", written.dicom.artim_timeout_s as f64);
     positive("dicom.idle_timeout_s", written.dicom.idle_timeout_s as f64);
     positive("dicom.write_timeout_s", written.dicom.write_timeout_s as f64);
@@ -251,19 +168,7 @@ fn check_numbers(written: &Written, problems: &mut Vec<Problem>) {
             "text or json",
         ));
     }
-    if written
-        .dicom
-        .listen
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse::<u16>().ok())
-        .is_none()
-    {
-        problems.push(Problem::new(
-            "dicom.listen",
-            format!("{:?} is not address:port", written.dicom.listen),
-            "e.g. \"0.0.0.0:11112\"",
-        ));
-    }
+    check_ports(written, problems);
 }
 
 /// What a daemon needs and a command on files does not.
@@ -281,6 +186,21 @@ fn check_served(written: &Written, problems: &mut Vec<Problem>) {
             "none is listed, so no series is worked on",
             "add a [[protocol]] with name and structures = [\"all\"]",
         ));
+    }
+}
+
+fn check_teaching(written: &Written, problems: &mut Vec<Problem>) -> Option<AeTitle> {
+    let mut complain = |problem: String| {
+        let hint = "an AE title of its own, e.g. \"MEDLSAM_TEACH\"";
+        problems.push(Problem::new("teaching.ae_title", problem, hint));
+        None
+    };
+    match AeTitle::parse(&written.teaching.ae_title) {
+        Ok(title) if title.as_str() == written.dicom.ae_title.trim() => {
+            complain("it is dicom.ae_title too, so nothing would tell a lesson from a series to outline".into())
+        }
+        Ok(title) => Some(title),
+        Err(error) => complain(error.to_string()),
     }
 }
 
@@ -569,25 +489,5 @@ mod tests {
             "protocol[0].send_to",
         ];
         assert_eq!(keys, expected, "{problems:#?}");
-    }
-
-    #[test]
-    fn all_unknown_keys_are_found_in_one_look() {
-        let text = "[dicom]\nae_titel=\"X\"\n[[peer]]\nae_title=\"A\"\nhost=\"any\"\nmay=[]\ncolour=1\n[nonsense]\na=1\n[[protocol]]\nname=\"x\"\nstructures=[]\nmatch={Foo=\"*\"}\n[profile.own]\ntake=[]\nstyle={hole=1,names={liver=\"Leber\"}}";
-        let keys: Vec<String> = unknown_keys(text, Path::new("x"))
-            .unwrap()
-            .into_iter()
-            .map(|p| p.key)
-            .collect();
-        assert_eq!(
-            keys,
-            [
-                "dicom.ae_titel",
-                "nonsense",
-                "peer.colour",
-                "profile.own.style.hole",
-                "profile.own.take"
-            ]
-        );
     }
 }

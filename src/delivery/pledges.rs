@@ -5,11 +5,13 @@
 
 use crate::commitment::{Reference, Request};
 use crate::config::Config;
-use crate::delivery::{blocking, dial, retry_at};
+use crate::delivery::{blocking, retry_at};
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::job::{JobId, KeptResult};
 use crate::net::requests;
+use crate::net::scu::Dial;
+use crate::net::tls::Tls;
 use crate::store::{Pledge, Store};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
@@ -37,13 +39,13 @@ pub fn request(job: JobId, destination: &str, objects: &[KeptResult], now: Times
 }
 
 /// Asks until `stop` resolves; a question under way is finished first.
-pub async fn run(store: Store, config: Arc<Config>, stop: impl Future<Output = ()>) {
+pub async fn run(store: Store, config: Arc<Config>, tls: Option<Arc<Tls>>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
     loop {
         match blocking(&store, |store| store.due_pledges(Timestamp::now())).await {
             Ok(due) => {
                 for pledge in due {
-                    if let Err(error) = ask(&store, &config, pledge).await {
+                    if let Err(error) = ask(&store, &config, tls.as_ref(), pledge).await {
                         tracing::error!(%error, "cannot record an answer about storage commitment");
                     }
                 }
@@ -57,7 +59,7 @@ pub async fn run(store: Store, config: Arc<Config>, stop: impl Future<Output = (
     }
 }
 
-async fn ask(store: &Store, config: &Config, pledge: Pledge) -> Result<(), String> {
+async fn ask(store: &Store, config: &Config, tls: Option<&Arc<Tls>>, pledge: Pledge) -> Result<(), String> {
     let now = Timestamp::now();
     let (job, destination) = (pledge.job.0, pledge.destination.clone());
     let Some(route) = config.route(&destination).filter(|route| route.written.commit) else {
@@ -65,7 +67,7 @@ async fn ask(store: &Store, config: &Config, pledge: Pledge) -> Result<(), Strin
         return blocking(store, move |store| store.pledge_unanswered(&pledge, why, None, now)).await;
     };
     let again = retry_at(route, pledge.attempts + 1, now);
-    let (why, again) = match requests::ask_commitment(&dial(config, route), &pledge.request).await {
+    let (why, again) = match requests::ask_commitment(&Dial::to(config, route, tls), &pledge.request).await {
         Ok((Status::SUCCESS, Some(report))) => {
             tracing::info!(
                 job,

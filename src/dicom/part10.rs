@@ -36,6 +36,8 @@ pub struct FileMeta {
     pub transfer_syntax_uid: String,
     /// Source Application Entity Title (0002,0016); empty when absent.
     pub source_ae: String,
+    /// Receiving Application Entity Title (0002,0018); empty when absent.
+    pub receiving_ae: String,
     /// Where the data set begins, in bytes from the start of the file.
     pub data_set_offset: u64,
     /// How long the data set is, for files that we wrote: a shorter file was cut off by a power loss before it was acknowledged.
@@ -51,7 +53,13 @@ pub struct Head {
 
 /// Preamble and meta group for a data set that we received. Its length is kept in Private Information (0002,0102), which PS3.10
 /// table 7.1-1 leaves to the writer named in (0002,0100).
-pub fn head(sop_class_uid: &Uid, sop_instance_uid: &Uid, transfer_syntax_uid: &Uid, source_ae: &str) -> Head {
+pub fn head(
+    sop_class_uid: &Uid,
+    sop_instance_uid: &Uid,
+    transfer_syntax_uid: &Uid,
+    source_ae: &str,
+    receiving_ae: &str,
+) -> Head {
     let mut group = Vec::with_capacity(512);
     long_element(&mut group, 0x0001, b"OB", &[0, 1]);
     short_element(&mut group, 0x0002, b"UI", sop_class_uid.as_str());
@@ -61,6 +69,9 @@ pub fn head(sop_class_uid: &Uid, sop_instance_uid: &Uid, transfer_syntax_uid: &U
     short_element(&mut group, 0x0013, b"SH", IMPLEMENTATION_VERSION_NAME);
     if !source_ae.is_empty() {
         short_element(&mut group, 0x0016, b"AE", source_ae);
+    }
+    if !receiving_ae.is_empty() {
+        short_element(&mut group, 0x0018, b"AE", receiving_ae);
     }
     short_element(&mut group, 0x0100, b"UI", IMPLEMENTATION_CLASS_UID);
     long_element(&mut group, 0x0102, b"OB", &[0; 8]);
@@ -172,6 +183,7 @@ fn parse_group(bytes: &[u8], meta: &mut FileMeta) -> Result<usize, Part10Error> 
             0x0003 => meta.sop_instance_uid = text(element.value),
             0x0010 => meta.transfer_syntax_uid = text(element.value),
             0x0016 => meta.source_ae = text(element.value),
+            0x0018 => meta.receiving_ae = text(element.value),
             0x0102 => {
                 let ours = bytes
                     .windows(IMPLEMENTATION_CLASS_UID.len())
@@ -229,7 +241,13 @@ mod tests {
 
     #[test]
     fn a_head_is_read_back_and_ends_where_the_data_set_begins() {
-        let mut head = head(&uid("1.2.3"), &uid("1.2.34"), &uid(EXPLICIT_VR_LITTLE_ENDIAN), "CT1");
+        let mut head = head(
+            &uid("1.2.3"),
+            &uid("1.2.34"),
+            &uid(EXPLICIT_VR_LITTLE_ENDIAN),
+            "CT1",
+            "US",
+        );
         head.bytes[head.length_offset as usize..].copy_from_slice(&7u64.to_le_bytes());
         let length = head.bytes.len() as u64;
         head.bytes.extend_from_slice(b"\x08\x00data");
@@ -239,6 +257,7 @@ mod tests {
             sop_instance_uid: "1.2.34".into(),
             transfer_syntax_uid: EXPLICIT_VR_LITTLE_ENDIAN.into(),
             source_ae: "CT1".into(),
+            receiving_ae: "US".into(),
             data_set_offset: length,
             data_set_length: Some(7),
         };
@@ -263,7 +282,7 @@ mod tests {
 
     #[test]
     fn garbage_and_cut_meta_groups_are_refused_at_any_length() {
-        let head = head(&uid("1.2.3"), &uid("1.2.34"), &uid(EXPLICIT_VR_LITTLE_ENDIAN), "").bytes;
+        let head = head(&uid("1.2.3"), &uid("1.2.34"), &uid(EXPLICIT_VR_LITTLE_ENDIAN), "", "").bytes;
         for length in 0..head.len() {
             // A cut between two elements can not be told from a short group: what follows it is then an empty data set.
             match read_meta(&mut Cursor::new(&head[..length])) {

@@ -28,7 +28,7 @@ use crate::dicom::part10;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::rows::Rows;
-use crate::job::SeriesKey;
+use crate::job::{Purpose, SeriesKey};
 use crate::store::Store;
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -116,8 +116,19 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// Longer data sets are refused.
     pub max_object_bytes: u64,
+    /// What is sent to this AE title is taught, not outlined.
+    pub teaching_ae: Option<AeTitle>,
     /// `jiff::Timestamp::now`, or a test's clock.
     pub clock: fn() -> Timestamp,
+}
+
+impl Options {
+    fn purpose(&self, called_ae: &str) -> Purpose {
+        match &self.teaching_ae {
+            Some(teaching) if teaching.as_str() == called_ae => Purpose::Teach,
+            _ => Purpose::Outline,
+        }
+    }
 }
 
 /// The door every received object goes through. Cheap to clone.
@@ -153,7 +164,7 @@ impl Intake {
             sync_dir(dir)?;
         }
         sync_dir(store.dir())?;
-        let rebuilt = rebuild::rebuild(&store, &incoming)?;
+        let rebuilt = rebuild::rebuild(&store, &incoming, &options)?;
         let rows = Rows::start(store.clone()).map_err(|e| IntakeError::io("start a thread for", store.dir(), &e))?;
         let shared = Shared {
             store,

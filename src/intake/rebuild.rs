@@ -3,7 +3,7 @@
 use crate::dicom::header::Instance;
 use crate::dicom::part10::{self, FileMeta};
 use crate::dicom::uid::Uid;
-use crate::intake::{IntakeError, sync_dir};
+use crate::intake::{IntakeError, Options, sync_dir};
 use crate::job::SeriesKey;
 use crate::store::{NewInstance, Store};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ pub struct Rebuilt {
     pub quarantined: usize,
 }
 
-pub(crate) fn rebuild(store: &Store, incoming: &Path) -> Result<Rebuilt, IntakeError> {
+pub(crate) fn rebuild(store: &Store, incoming: &Path, options: &Options) -> Result<Rebuilt, IntakeError> {
     let mut rebuilt = Rebuilt::default();
     for path in entries(incoming)? {
         fs::remove_file(&path).map_err(|e| IntakeError::io("remove", &path, &e))?;
@@ -37,6 +37,7 @@ pub(crate) fn rebuild(store: &Store, incoming: &Path) -> Result<Rebuilt, IntakeE
                         series_instance_uid,
                     },
                     &series_dir,
+                    options,
                     &mut rebuilt,
                 )?;
             }
@@ -45,7 +46,13 @@ pub(crate) fn rebuild(store: &Store, incoming: &Path) -> Result<Rebuilt, IntakeE
     Ok(rebuilt)
 }
 
-fn rebuild_series(store: &Store, series: &SeriesKey, dir: &Path, rebuilt: &mut Rebuilt) -> Result<(), IntakeError> {
+fn rebuild_series(
+    store: &Store,
+    series: &SeriesKey,
+    dir: &Path,
+    options: &Options,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), IntakeError> {
     let database = |e: crate::store::StoreError| IntakeError::OutOfResources(e.to_string());
     let known = store.known_instances(series).map_err(database)?;
     let mut found = Vec::new();
@@ -54,7 +61,7 @@ fn rebuild_series(store: &Store, series: &SeriesKey, dir: &Path, rebuilt: &mut R
         if known.contains(name) {
             continue;
         }
-        match examine(&path, series) {
+        match examine(&path, series, options) {
             Ok(instance) => found.push(instance),
             Err(problem) => {
                 quarantine(store, &path)?;
@@ -73,7 +80,7 @@ fn rebuild_series(store: &Store, series: &SeriesKey, dir: &Path, rebuilt: &mut R
 }
 
 /// Reads a file that the database does not know; `Err` says why it can not be an accepted instance.
-fn examine(path: &Path, series: &SeriesKey) -> Result<NewInstance, String> {
+fn examine(path: &Path, series: &SeriesKey, options: &Options) -> Result<NewInstance, String> {
     let mut file = File::open(path).map_err(|e| e.to_string())?;
     let meta = part10::read_meta(&mut file).map_err(|e| e.to_string())?;
     let status = file.metadata().map_err(|e| e.to_string())?;
@@ -95,6 +102,7 @@ fn examine(path: &Path, series: &SeriesKey) -> Result<NewInstance, String> {
         transfer_syntax_uid: instance.transfer_syntax_uid,
         patient_id: instance.patient_id,
         source_ae: meta.source_ae,
+        purpose: options.purpose(&meta.receiving_ae),
         received_at: received_at.unwrap_or(Timestamp::UNIX_EPOCH),
     })
 }

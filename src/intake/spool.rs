@@ -55,6 +55,7 @@ impl Spool {
             &claim.sop_instance_uid,
             &claim.transfer_syntax_uid,
             sender,
+            claim.called_ae.as_str(),
         );
         let mut writer = BufWriter::with_capacity(BUFFER, file);
         writer
@@ -194,6 +195,7 @@ impl Spool {
             transfer_syntax_uid: instance.transfer_syntax_uid.clone(),
             patient_id: instance.patient_id.clone(),
             source_ae: self.claim.calling_ae.as_str().to_owned(),
+            purpose: self.shared.options.purpose(self.claim.called_ae.as_str()),
             received_at: (self.shared.options.clock)(),
         });
     }

@@ -44,6 +44,7 @@ use crate::geometry::Vec3;
 use crate::labels::frames::Run;
 use crate::labels::plane::Plane;
 use crate::series::Series;
+use std::path::Path;
 
 /// What [`read`] understands.
 pub const SOP_CLASSES: [&str; 3] = [RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION];
@@ -51,12 +52,17 @@ const RT_STRUCTURE_SET: &str = "1.2.840.10008.5.1.4.1.1.481.3";
 const SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.4";
 const LABEL_MAP_SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.7";
 
+/// 104 segments on 500 slices of 512² take 1.7 GB in the worst case, but a planner's file 20 MB.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
 /// Why labels cannot be used. Each text says what was met, with its numbers, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelsError {
     /// Another kind of object: give the right file.
     #[error("it is neither an RT Structure Set nor a Segmentation, but of SOP class {0}")]
     Kind(String),
+    #[error("{0}")]
+    Unreadable(String),
     /// Damaged or not DICOM: export it again.
     #[error("it cannot be read: {0}; export it again")]
     Malformed(String),
@@ -234,6 +240,21 @@ pub fn read(part10: &[u8]) -> Result<Labels, LabelsError> {
         SEGMENTATION | LABEL_MAP_SEGMENTATION => seg::read(&object, &fields),
         other => Err(LabelsError::Kind(other.chars().take(64).collect())),
     }
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// Those of [`read`], and when the file cannot be read or is beyond any such object.
+pub fn read_file(path: &Path) -> Result<Labels, LabelsError> {
+    let unreadable = |error: std::io::Error| LabelsError::Unreadable(error.to_string());
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_FILE_BYTES {
+        return Err(LabelsError::Unsupported(format!(
+            "{length} bytes are more than this version reads"
+        )));
+    }
+    read(&std::fs::read(path).map_err(unreadable)?)
 }
 
 /// What every object says of itself.

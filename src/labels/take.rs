@@ -131,6 +131,25 @@ pub fn take(objects: &[Labels], series: &Series, by_hand: &ByHand) -> Result<Tak
     })
 }
 
+/// Who made the objects, and how: no identity.
+pub fn made_by(objects: &[Labels]) -> String {
+    let mut ways: Vec<&str> = objects
+        .iter()
+        .flat_map(|o| &o.regions)
+        .map(|region| region.made.as_str())
+        .collect();
+    ways.sort();
+    ways.dedup();
+    ways.retain(|way| !way.is_empty());
+    let makers: Vec<&str> = objects.iter().map(|o| o.manufacturer.as_str()).collect();
+    let how = if ways.is_empty() {
+        "not said how".into()
+    } else {
+        ways.join(", ").to_lowercase()
+    };
+    format!("from contours of {} ({how})", makers.join(", "))
+}
+
 /// Parts of a structure are joined; two of the whole would leave open which is meant.
 fn join(
     found: &mut BTreeMap<&'static str, (Block, bool, String)>,

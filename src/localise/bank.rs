@@ -256,6 +256,18 @@ impl Bank {
         [MAGIC.as_slice(), &length.to_le_bytes(), &index, &records.bytes].concat()
     }
 
+    /// Takes the templates of another bank of the same model in; one of the same id replaces ours.
+    ///
+    /// # Errors
+    /// When another model made it.
+    pub fn join(&mut self, other: Self) -> Result<(), InferenceError> {
+        if !other.templates.is_empty() {
+            other.check_model(&self.model_sha256)?;
+        }
+        self.templates.extend(other.templates);
+        Ok(())
+    }
+
     /// Names of the structures that at least one template holds.
     pub fn structures(&self) -> Vec<&'static Structure> {
         let held = |s: &&Structure| self.templates.values().any(|t| t.patterns.contains_key(s.name));

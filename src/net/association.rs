@@ -6,6 +6,7 @@ use crate::net::negotiation::Context;
 use crate::net::pdu::{self, AbortReason, AssociateRequest};
 use crate::net::transport::{Broken, Transport};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// Item length, context id and message control header before each fragment (PS3.8 9.3.5.1).
 const PDV_HEADER_BYTES: usize = 6;
@@ -13,6 +14,9 @@ const PDV_HEADER_BYTES: usize = 6;
 const MAX_SENT_PDU: usize = 131_072;
 /// The least a peer's maximum length may be: below it there is no room to speak.
 const MIN_PEER_PDU: usize = 128;
+
+/// The first byte of a TLS connection (RFC 8446 5.1), where a PDU type was due.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// An accepted association. Dropping it closes the socket; say [`abort`](Self::abort) or [`release`](Self::answer_release) first.
 pub struct Association {
@@ -24,6 +28,8 @@ pub struct Association {
     peer_max_pdu: usize,
     /// Bytes of the current P-DATA-TF not yet taken.
     pdu_left: usize,
+    /// The presentation data value that is not yet taken whole.
+    pdv: Option<Pdv>,
 }
 
 /// A command and the presentation context it came in.
@@ -38,10 +44,23 @@ pub struct Message {
 #[error("a data set of {0} bytes is more than is taken here")]
 pub struct TooLong(pub usize);
 
-/// A presentation data value.
+/// A presentation data value on its way in.
 struct Pdv {
     context_id: u8,
     is_command: bool,
+    /// Of its message.
+    is_last: bool,
+    /// Bytes not yet taken.
+    left: usize,
+    /// When it must be here.
+    deadline: Instant,
+}
+
+/// What is there of a presentation data value: all of it, or less.
+struct Piece {
+    context_id: u8,
+    is_command: bool,
+    /// Nothing more of this message follows.
     is_last: bool,
     bytes: Bytes,
 }
@@ -64,6 +83,10 @@ pub async fn read_request(transport: &mut Transport) -> Result<AssociateRequest,
                 AbortReason::UnexpectedPdu,
                 format!("PDU type {kind} before an association"),
             ));
+        }
+        TLS_HANDSHAKE => {
+            let what = "a TLS handshake on the port without TLS";
+            return Err(Broken::violation(AbortReason::UnrecognizedPdu, what));
         }
         _ => {
             return Err(Broken::violation(
@@ -89,6 +112,7 @@ impl Association {
             max_pdu: max_pdu as usize,
             peer_max_pdu,
             pdu_left: 0,
+            pdv: None,
         }
     }
 
@@ -104,7 +128,7 @@ impl Association {
         let mut context: Option<Context> = None;
         let mut command = Vec::new();
         loop {
-            let Some(pdv) = self.next_pdv().await? else {
+            let Some(piece) = self.next_piece().await? else {
                 return match context {
                     None => Ok(None),
                     Some(_) => Err(Broken::violation(
@@ -113,23 +137,23 @@ impl Association {
                     )),
                 };
             };
-            if !pdv.is_command {
+            if !piece.is_command {
                 let what = "a data set fragment where a command was due";
                 return Err(Broken::violation(AbortReason::UnexpectedPdu, what));
             }
             let context = match &context {
                 Some(context) => context,
-                None => context.insert(self.accepted(pdv.context_id)?.clone()),
+                None => context.insert(self.accepted(piece.context_id)?.clone()),
             };
-            if context.id != pdv.context_id {
-                return Err(changed_context(context.id, pdv.context_id));
+            if context.id != piece.context_id {
+                return Err(changed_context(context.id, piece.context_id));
             }
-            if command.len() + pdv.bytes.len() > MAX_COMMAND_BYTES {
+            if command.len() + piece.bytes.len() > MAX_COMMAND_BYTES {
                 let what = format!("a command set longer than {MAX_COMMAND_BYTES} bytes");
                 return Err(Broken::violation(AbortReason::InvalidParameter, what));
             }
-            command.extend_from_slice(&pdv.bytes);
-            if pdv.is_last {
+            command.extend_from_slice(&piece.bytes);
+            if piece.is_last {
                 let command = Command::decode(&command)
                     .map_err(|bad| Broken::violation(AbortReason::InvalidParameter, bad.to_string()))?;
                 return Ok(Some(Message {
@@ -140,22 +164,23 @@ impl Association {
         }
     }
 
-    /// The next fragment of the data set that follows a command in context `context_id`, and whether it is the last.
+    /// The next bytes of the data set that follows a command in context `context_id`, and whether they are the last. They are
+    /// handed on as they come, not gathered: what is held in memory does not depend on the length of the PDUs.
     pub async fn next_fragment(&mut self, context_id: u8) -> Result<(Bytes, bool), Broken> {
-        let pdv = self
-            .next_pdv()
+        let piece = self
+            .next_piece()
             .await?
             .ok_or_else(|| Broken::violation(AbortReason::UnexpectedPdu, "A-RELEASE-RQ inside a data set"))?;
-        if pdv.is_command {
+        if piece.is_command {
             return Err(Broken::violation(
                 AbortReason::UnexpectedPdu,
                 "a command fragment inside a data set",
             ));
         }
-        if pdv.context_id != context_id {
-            return Err(changed_context(context_id, pdv.context_id));
+        if piece.context_id != context_id {
+            return Err(changed_context(context_id, piece.context_id));
         }
-        Ok((pdv.bytes, pdv.is_last))
+        Ok((piece.bytes, piece.is_last))
     }
 
     /// Waits until the peer says something more. Takes nothing, so it may be dropped at any time, unlike
@@ -182,14 +207,38 @@ impl Association {
                 return Err(Broken::violation(AbortReason::NotSpecified, what));
             }
         }
-        Ok(if count <= max_bytes { Ok(data) } else { Err(TooLong(count)) })
+        Ok(if count <= max_bytes {
+            Ok(data)
+        } else {
+            Err(TooLong(count))
+        })
     }
 
-    /// A fragment is at most one PDU, so its limit bounds what is held in memory.
-    async fn next_pdv(&mut self) -> Result<Option<Pdv>, Broken> {
-        if self.pdu_left == 0 && !self.next_pdata().await? {
-            return Ok(None);
+    async fn next_piece(&mut self) -> Result<Option<Piece>, Broken> {
+        if self.pdv.is_none() {
+            if self.pdu_left == 0 && !self.next_pdata().await? {
+                return Ok(None);
+            }
+            self.pdv = Some(self.begin_pdv().await?);
         }
+        let pdv = self.pdv.as_mut().expect("just begun");
+        let bytes = self.transport.take_some(pdv.left, pdv.deadline).await?;
+        pdv.left -= bytes.len();
+        self.pdu_left -= bytes.len();
+        let whole = pdv.left == 0;
+        let piece = Piece {
+            context_id: pdv.context_id,
+            is_command: pdv.is_command,
+            is_last: pdv.is_last && whole,
+            bytes,
+        };
+        if whole {
+            self.pdv = None;
+        }
+        Ok(Some(piece))
+    }
+
+    async fn begin_pdv(&mut self) -> Result<Pdv, Broken> {
         if self.pdu_left < PDV_HEADER_BYTES {
             let what = format!("{} bytes left over in a P-DATA-TF", self.pdu_left);
             return Err(Broken::violation(AbortReason::InvalidParameter, what));
@@ -200,24 +249,20 @@ impl Association {
             .await?;
         self.pdu_left -= PDV_HEADER_BYTES;
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let Some(length) = length.checked_sub(2).filter(|&length| length <= self.pdu_left) else {
+        let Some(left) = length.checked_sub(2).filter(|&length| length <= self.pdu_left) else {
             let what = format!(
                 "a presentation data value of {length} bytes in a P-DATA-TF with {}",
                 self.pdu_left + 2
             );
             return Err(Broken::violation(AbortReason::InvalidParameter, what));
         };
-        let bytes = self
-            .transport
-            .take(length, "the rest of a presentation data value")
-            .await?;
-        self.pdu_left -= length;
-        Ok(Some(Pdv {
+        Ok(Pdv {
             context_id: header[4],
             is_command: header[5] & 1 != 0,
             is_last: header[5] & 2 != 0,
-            bytes,
-        }))
+            left,
+            deadline: self.transport.deadline(),
+        })
     }
 
     /// Reads up to the content of the next P-DATA-TF. False: the peer asks for release.

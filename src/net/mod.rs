@@ -1,14 +1,16 @@
 //! Upper layer (PS3.8) and DIMSE (PS3.7) over TCP. Knows no hospital logic.
 //!
-//! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`negotiation`] the choice of
-//! presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] sending to
-//! others ([`outgoing`]: the objects it sends), [`requests`] asking them.
+//! [`pdu`] is the bytes of the association PDUs, [`transport`] the socket with its limits, [`tls`] its encryption (`certificate`:
+//! when it ends), [`negotiation`] the choice of presentation contexts, [`association`] an open association in either role, [`dimse`] the typed commands, [`scu`] asking others
+//! ([`outgoing`]: the objects it sends), [`requests`] more than storage.
 //!
 //! P-DATA is parsed here rather than through a library reader, because a PDV is handed on as a slice of the receive buffer: no
 //! object is ever held in memory, and a length field is compared with its limit before anything is reserved for it.
 
 pub mod pdu;
 pub mod transport;
+mod certificate;
+pub mod tls;
 pub mod negotiation;
 pub mod association;
 pub mod dimse;

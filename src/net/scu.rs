@@ -1,5 +1,6 @@
 //! Asking others: C-ECHO and C-STORE as a service class user.
 
+use crate::config::{Config, Route};
 use crate::dicom::ae::{Address, AeTitle};
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
@@ -8,9 +9,11 @@ use crate::net::dimse::{Command, Operation, Originator, Request, Response};
 use crate::net::negotiation::{ACCEPTANCE, Context};
 use crate::net::outgoing::{Data, open, prepare};
 use crate::net::pdu::{self, AbortReason, AssociateAccept, AssociateRequest, Proposed, Reject, Role};
-use crate::net::transport::{Broken, Transport};
+use crate::net::tls::Tls;
+use crate::net::transport::{Broken, Stream, Transport};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,6 +44,39 @@ pub struct Dial {
     pub connect_timeout: Duration,
     /// For each answer, and for each write that does not move.
     pub timeout: Duration,
+    /// `None`: not encrypted.
+    pub tls: Option<PeerTls>,
+}
+
+/// How to encrypt, and whom to expect.
+#[derive(Clone, Debug)]
+pub struct PeerTls {
+    pub certificates: Arc<Tls>,
+    /// Host name or address that the peer's certificate must hold.
+    pub name: String,
+}
+
+impl Dial {
+    /// How to reach a destination. `certificates` are those of [`Tls::of`] the same configuration.
+    pub fn to(config: &Config, route: &Route, certificates: Option<&Arc<Tls>>) -> Self {
+        let timeout = Duration::from_secs(route.written.timeout_s);
+        let name = match route.written.tls_name.as_str() {
+            "" => route.address.host.clone(),
+            name => name.to_owned(),
+        };
+        let tls = || PeerTls {
+            // Never in the clear for want of them.
+            certificates: certificates.cloned().expect("opened wherever a destination has tls"),
+            name,
+        };
+        Self {
+            calling_ae: config.ae_title.clone(),
+            address: route.address.clone(),
+            connect_timeout: timeout.min(Duration::from_secs(20)),
+            timeout,
+            tls: route.written.tls.then(tls),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -209,16 +245,7 @@ pub(in crate::net) async fn associate(
     contexts: Vec<Proposed>,
     roles: Vec<Role>,
 ) -> Result<Association, ScuError> {
-    let place = (dial.address.host.as_str(), dial.address.port);
-    let stream = timeout(dial.connect_timeout, TcpStream::connect(place))
-        .await
-        .map_err(|_| {
-            ScuError::unreachable(
-                dial,
-                format!("no connection within {} s", dial.connect_timeout.as_secs_f64()),
-            )
-        })?
-        .map_err(|error| ScuError::unreachable(dial, error))?;
+    let stream = connect(dial).await?;
     let mut transport =
         Transport::new(stream, dial.timeout, dial.timeout).map_err(|error| ScuError::unreachable(dial, error))?;
     let request = AssociateRequest {
@@ -247,6 +274,23 @@ pub(in crate::net) async fn associate(
             Err(ScuError::unreachable(dial, broken))
         }
     }
+}
+
+async fn connect(dial: &Dial) -> Result<Stream, ScuError> {
+    let connecting = async {
+        let stream = TcpStream::connect((dial.address.host.as_str(), dial.address.port)).await;
+        let stream = stream.map_err(|error| ScuError::unreachable(dial, error))?;
+        match &dial.tls {
+            None => Ok(stream.into()),
+            Some(tls) => {
+                let handshake = tls.certificates.connect(stream, &tls.name).await;
+                handshake.map_err(|error| ScuError::unreachable(dial, format!("TLS: {error}")))
+            }
+        }
+    };
+    let after = dial.connect_timeout;
+    let expired = |_| ScuError::unreachable(dial, format!("no connection within {} s", after.as_secs_f64()));
+    timeout(after, connecting).await.map_err(expired)?
 }
 
 /// The peer's answer to our A-ASSOCIATE-RQ.

@@ -3,13 +3,19 @@
 use crate::net::pdu::{self, AbortReason};
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsStream;
 
-/// Room asked for before each read; larger PDUs ask for what they lack.
+/// Room of a receive buffer; association PDUs ask for what they lack.
 const READ_AHEAD: usize = 65_536;
+/// With less room a new buffer is begun. It is not begun earlier, because slices of the old one may wait for the disk and keep it:
+/// a peer that sends single bytes must not make each of them cost a buffer.
+const LEAST_ROOM: usize = READ_AHEAD / 4;
 /// After our last PDU the peer gets this long to close, so that a reset does not overtake what we said.
 const LINGER: Duration = Duration::from_secs(2);
 /// What is thrown away while lingering, at most.
@@ -40,9 +46,60 @@ impl Broken {
     }
 }
 
+/// A connected socket, encrypted or not.
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
 /// A connected socket with its receive buffer.
 pub struct Transport {
-    stream: TcpStream,
+    stream: Stream,
     buffer: BytesMut,
     /// Longest wait for the next PDU to begin, and again for it to be complete.
     read_timeout: Duration,
@@ -51,8 +108,9 @@ pub struct Transport {
 
 impl Transport {
     /// Turns Nagle's algorithm off: with delayed acknowledgements it costs 40 ms for each image.
-    pub fn new(stream: TcpStream, read_timeout: Duration, write_timeout: Duration) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub fn new(stream: impl Into<Stream>, read_timeout: Duration, write_timeout: Duration) -> io::Result<Self> {
+        let stream = stream.into();
+        stream.socket().set_nodelay(true)?;
         Ok(Self {
             stream,
             buffer: BytesMut::new(),
@@ -83,6 +141,26 @@ impl Transport {
         Ok(self.buffer.split_to(count).freeze())
     }
 
+    /// When what begins now must be complete.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.read_timeout
+    }
+
+    /// What is there of `most` bytes, at least one unless `most` is 0, as a slice of the receive buffer. The caller keeps the
+    /// deadline of the whole, so that trickling gains no time.
+    pub async fn take_some(&mut self, most: usize, deadline: Instant) -> Result<Bytes, Broken> {
+        if self.buffer.is_empty() && most > 0 {
+            let after = self.read_timeout;
+            let late = |_| Broken::TimedOut {
+                what: "the rest of a presentation data value",
+                after,
+            };
+            timeout_at(deadline, self.fill(1)).await.map_err(late)??;
+        }
+        let count = most.min(self.buffer.len());
+        Ok(self.buffer.split_to(count).freeze())
+    }
+
     /// Waits until something has come that is not taken yet, or the peer is gone. Takes nothing, so it may be dropped at any time.
     pub async fn readable(&mut self) -> Result<(), Broken> {
         self.fill(1).await
@@ -91,11 +169,17 @@ impl Transport {
     /// Dropping this between reads loses nothing: what came is in the buffer.
     async fn fill(&mut self, count: usize) -> Result<(), Broken> {
         while self.buffer.len() < count {
-            self.buffer.reserve((count - self.buffer.len()).max(READ_AHEAD));
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(Broken::Closed);
+            let lacking = count - self.buffer.len();
+            if self.buffer.capacity() - self.buffer.len() < lacking.max(LEAST_ROOM) {
+                self.buffer.reserve(lacking.max(READ_AHEAD));
             }
-            acknowledge_at_once(&self.stream);
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err(Broken::Closed),
+                Ok(_) => acknowledge_at_once(self.stream.socket()),
+                // TLS says so when the peer hangs up without its own word of farewell.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Broken::Closed),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -116,12 +200,14 @@ impl Transport {
 
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         let after = self.write_timeout;
-        timeout(after, self.stream.write_all(bytes))
-            .await
-            .map_err(|_| Broken::TimedOut {
-                what: "the peer to take what we send",
-                after,
-            })??;
+        let written = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        timeout(after, written).await.map_err(|_| Broken::TimedOut {
+            what: "the peer to take what we send",
+            after,
+        })??;
         Ok(())
     }
 

@@ -19,6 +19,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Admitted {
     pub calling_ae: AeTitle,
+    /// Which of our titles it called.
+    pub called_ae: AeTitle,
     pub permissions: Vec<Permission>,
 }
 
@@ -68,19 +70,39 @@ pub async fn admit(settings: &Settings, request: &AssociateRequest, address: Soc
         let cause = "the [[peer]] with this calling AE title has another host".to_owned();
         return refuse(Reject::CALLING_AE_NOT_RECOGNIZED, cause);
     }
-    if AeTitle::parse(&request.called_ae).as_ref() != Ok(&settings.ae_title) {
+    let may: Vec<Permission> = matching.iter().flat_map(|peer| peer.may.iter().copied()).collect();
+    let called = AeTitle::parse(&request.called_ae).ok();
+    let Some((called_ae, permissions)) = called.and_then(|called| as_called(settings, called, &may)) else {
         let cause = format!(
-            "it called {:?}, we are {}",
+            "it called {:?}, we are {}, and {} for those who may teach",
             printable(&request.called_ae),
-            settings.ae_title
+            settings.ae_title,
+            settings.teaching_ae
         );
         return refuse(Reject::CALLED_AE_NOT_RECOGNIZED, cause);
-    }
-    let permissions = matching.iter().flat_map(|peer| peer.may.iter().copied()).collect();
+    };
     Ok(Admitted {
         calling_ae,
+        called_ae,
         permissions,
     })
+}
+
+/// What a caller may do under the title it called: at the teaching title nothing but teach, which takes the CT too. Who may not
+/// teach is not told that the title exists.
+fn as_called(settings: &Settings, called: AeTitle, may: &[Permission]) -> Option<(AeTitle, Vec<Permission>)> {
+    let teaches = may.contains(&Permission::Teach);
+    if called == settings.ae_title {
+        let others = may
+            .iter()
+            .copied()
+            .filter(|permission| *permission != Permission::Teach);
+        Some((called, others.collect()))
+    } else if called == settings.teaching_ae && teaches {
+        Some((called, vec![Permission::Teach, Permission::Store]))
+    } else {
+        None
+    }
 }
 
 fn answers_to(peer: &Peer, calling_ae: &AeTitle) -> bool {
@@ -129,6 +151,7 @@ mod tests {
     fn settings(peers: Vec<Peer>) -> Settings {
         Settings {
             ae_title: AeTitle::parse("MEDLSAM").unwrap(),
+            teaching_ae: AeTitle::parse("TEACH").unwrap(),
             dicom: Dicom::default(),
             peers,
             targets: Vec::new(),
@@ -190,6 +213,22 @@ mod tests {
             Ok(vec![Permission::Store])
         );
         assert_eq!(verdict("CT2", "MEDLSAM", "10.9.9.9:1").await, Ok(vec![]));
+    }
+
+    #[tokio::test]
+    async fn who_may_teach_does_so_under_the_teaching_title_only() {
+        let settings = settings(vec![
+            peer("TPS", "any", &[Permission::Teach]),
+            peer("CT1", "any", &[Permission::Store]),
+        ]);
+        let verdict = async |calling, called| {
+            let admitted = admit(&settings, &request(calling, called), "10.0.0.5:1".parse().unwrap()).await;
+            admitted.map(|a| a.permissions).map_err(|refusal| refusal.reject)
+        };
+        let all = vec![Permission::Teach, Permission::Store];
+        assert_eq!(verdict("TPS", "TEACH").await, Ok(all));
+        assert_eq!(verdict("TPS", "MEDLSAM").await, Ok(vec![]));
+        assert_eq!(verdict("CT1", "TEACH").await, Err(Reject::CALLED_AE_NOT_RECOGNIZED));
     }
 
     #[tokio::test]

@@ -12,13 +12,11 @@ use crate::net::printable;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::admission::{Admitted, admit};
 use crate::scp::spooler::{Dead, Spooler};
-use crate::scp::{Answer, Parting, Receiver, SERVICES, Settings, identifier, offers, part, roles};
-use std::net::SocketAddr;
+use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, identifier, offers, part, roles};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, warn};
 
 /// What an association needs to know of the server.
@@ -33,6 +31,8 @@ pub struct Session<R> {
 /// Whom we talk to, and what was agreed.
 pub(in crate::scp) struct Partner {
     pub calling: AeTitle,
+    /// Which of our titles it called.
+    pub called: AeTitle,
     /// Roles granted beyond the usual one, which is SCU.
     pub roles: Vec<Role>,
     /// Study date and time are matched as one moment.
@@ -94,28 +94,39 @@ struct Tally {
 }
 
 impl<R: Receiver> Session<R> {
-    pub async fn run(mut self, stream: TcpStream, address: SocketAddr) {
+    pub(in crate::scp) async fn run(mut self, caller: Caller) {
         let dicom = &self.settings.dicom;
         let artim = Duration::from_secs(dicom.artim_timeout_s);
         let idle = Duration::from_secs(dicom.idle_timeout_s);
-        let mut transport = match Transport::new(stream, artim, Duration::from_secs(dicom.write_timeout_s)) {
-            Ok(transport) => transport,
-            Err(error) => return warn!(%error, "cannot set up a connection"),
-        };
-        let request = tokio::select! {
-            request = timeout(artim, association::read_request(&mut transport)) => request,
+        let write_timeout = Duration::from_secs(dicom.write_timeout_s);
+        // The ARTIM timer: encryption and request together.
+        let deadline = Instant::now() + artim;
+        let address = caller.address;
+        let opened = tokio::select! {
+            opened = timeout_at(deadline, caller.open(artim, write_timeout)) => opened,
             _ = self.stopping.wait_for(|&stop| stop) => return,
         };
-        let request = match request {
-            Ok(Ok(request)) => request,
-            Ok(Err(broken)) => return part(Parting::Transport(transport), broken).await,
+        let mut transport = match opened {
+            Ok(Ok(transport)) => transport,
+            Ok(Err(error)) => return warn!(cause = %error, "cannot set up a connection"),
             Err(_) => {
-                let broken = Broken::TimedOut {
-                    what: "A-ASSOCIATE-RQ",
-                    after: artim,
-                };
-                return part(Parting::Transport(transport), broken).await;
+                return warn!(
+                    after_s = artim.as_secs(),
+                    "no TLS handshake in time, dropped the caller"
+                );
             }
+        };
+        let request = tokio::select! {
+            request = timeout_at(deadline, association::read_request(&mut transport)) => request,
+            _ = self.stopping.wait_for(|&stop| stop) => return,
+        };
+        let late = |_| Broken::TimedOut {
+            what: "A-ASSOCIATE-RQ",
+            after: artim,
+        };
+        let request = match request.map_err(late).and_then(|request| request) {
+            Ok(request) => request,
+            Err(broken) => return part(Parting::Transport(transport), broken).await,
         };
         let calling = printable(&request.calling_ae);
         match admit(&self.settings, &request, address).await {
@@ -131,20 +142,23 @@ impl<R: Receiver> Session<R> {
     }
 
     async fn associate(mut self, mut transport: Transport, request: &AssociateRequest, admitted: Admitted) {
-        let permissions = &admitted.permissions;
-        let (answers, contexts) = negotiate(&request.contexts, &offers(permissions, &request.roles));
-        let calling = admitted.calling_ae;
+        let Admitted {
+            calling_ae: calling,
+            called_ae: called,
+            permissions,
+        } = admitted;
+        let (answers, contexts) = negotiate(&request.contexts, &offers(&permissions, &request.roles));
         info!(
             %calling, software = printable(&request.implementation_version_name),
             proposed = answers.len(), accepted = contexts.len(), "association opened"
         );
         let max_pdu = self.settings.dicom.max_pdu;
         let accept = AssociateAccept {
-            called_ae: self.settings.ae_title.to_string(),
+            called_ae: called.to_string(),
             calling_ae: calling.to_string(),
             contexts: answers,
             max_pdu,
-            roles: roles::grant(permissions, &request.roles),
+            roles: roles::grant(&permissions, &request.roles),
             extended: identifier::agree(&request.extended),
         };
         if let Err(broken) = transport.write(&accept.encode()).await {
@@ -153,6 +167,7 @@ impl<R: Receiver> Session<R> {
         let mut association = Association::new(transport, contexts, max_pdu, request.max_pdu);
         let partner = Partner {
             calling,
+            called,
             combined_date_time: identifier::is_combined(&accept.extended),
             roles: accept.roles,
         };
@@ -330,7 +345,7 @@ impl<R: Receiver> Session<R> {
             context,
             request,
         } = dialogue;
-        let claim = self.claim(&partner.calling, context, request, sop_instance_uid);
+        let claim = self.claim(partner, context, request, sop_instance_uid);
         let response = match claim {
             Ok(claim) if request.has_data => self.store(association, spooler, context, request, claim).await?,
             Ok(_) => refuse(request, Status::CANNOT_UNDERSTAND, "C-STORE-RQ without a data set"),
@@ -353,7 +368,7 @@ impl<R: Receiver> Session<R> {
     /// What the peer says it will send, if it may be believed so far.
     fn claim(
         &self,
-        calling: &AeTitle,
+        partner: &Partner,
         context: &Context,
         request: &Request,
         sop_instance_uid: &str,
@@ -370,8 +385,8 @@ impl<R: Receiver> Session<R> {
             sop_class_uid: context.abstract_syntax.clone(),
             sop_instance_uid,
             transfer_syntax_uid: context.transfer_syntax.clone(),
-            calling_ae: calling.clone(),
-            called_ae: self.settings.ae_title.clone(),
+            calling_ae: partner.calling.clone(),
+            called_ae: partner.called.clone(),
             association: self.id,
         })
     }

@@ -1,7 +1,7 @@
 //! Rows of accepted instances, and how an arrival opens, extends or supersedes a job.
 
 use crate::dicom::uid::Uid;
-use crate::job::{Event, JobId, SeriesKey, State};
+use crate::job::{Event, JobId, Purpose, SeriesKey, State};
 use crate::store::{Change, Store, StoreError};
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -17,6 +17,7 @@ pub struct NewInstance {
     pub patient_id: String,
     /// AE title that sent it; empty for drop folders.
     pub source_ae: String,
+    pub purpose: Purpose,
     pub received_at: Timestamp,
 }
 
@@ -42,6 +43,8 @@ impl Store {
                 if insert(change, instance)? {
                     arrived(change, instance)?;
                     new += 1;
+                } else if instance.purpose == Purpose::Outline && was_only_taught(change, &instance.series)? {
+                    arrived(change, instance)?;
                 }
             }
             Ok(new)
@@ -108,19 +111,31 @@ fn insert(change: &Change<'_>, new: &NewInstance) -> Result<bool, StoreError> {
     Ok(rows == 1)
 }
 
+/// Whether nothing but teaching has been asked of a series: then even an instance that is here already is news when it comes to be
+/// outlined.
+fn was_only_taught(change: &Change<'_>, series: &SeriesKey) -> Result<bool, StoreError> {
+    let key = (series.study_instance_uid.as_str(), series.series_instance_uid.as_str());
+    let sql = "SELECT count(*) > 0 AND min(purpose = 'teach') FROM jobs WHERE study_uid = ?1 AND series_uid = ?2";
+    Ok(change.first(sql, key, |row| row.get(0))?.unwrap_or(false))
+}
+
 fn arrived(change: &Change<'_>, new: &NewInstance) -> Result<(), StoreError> {
     let key = (
         new.series.study_instance_uid.as_str(),
         new.series.series_instance_uid.as_str(),
     );
     let newest = change.first(
-        "SELECT id, state, revision FROM jobs WHERE study_uid = ?1 AND series_uid = ?2 ORDER BY revision DESC LIMIT 1",
+        "SELECT id, state, revision, purpose FROM jobs WHERE study_uid = ?1 AND series_uid = ?2 ORDER BY revision DESC LIMIT 1",
         key,
-        |row| Ok((JobId(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, u32>(2)?)),
+        |row| {
+            let (state, purpose): (String, String) = (row.get(1)?, row.get(3)?);
+            Ok((JobId(row.get(0)?), state, row.get::<_, u32>(2)?, purpose))
+        },
     )?;
     let job = match newest {
         None => open_job(change, new, 1, None)?,
-        Some((id, state, revision)) => match change.state(&state)? {
+        Some((id, state, revision, purpose)) => match change.state(&state)? {
+            _ if change.purpose(&purpose)? != new.purpose => other_purpose(change, new, id, revision)?,
             State::Receiving => id,
             State::Waiting => {
                 change.step(id, Event::Arrived, new.received_at, "another instance arrived")?;
@@ -158,6 +173,26 @@ fn arrived(change: &Change<'_>, new: &NewInstance) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A series that is being taught comes to be outlined: an open job changes its purpose, one that is over is left as it is. What comes
+/// for teaching to a series that is outlined needs no job: it lies here.
+fn other_purpose(change: &Change<'_>, new: &NewInstance, newest: JobId, revision: u32) -> Result<JobId, StoreError> {
+    if new.purpose == Purpose::Teach {
+        return Ok(newest);
+    }
+    if !change.job_state(newest)?.is_open() {
+        return open_job(change, new, revision + 1, None);
+    }
+    change.step(
+        newest,
+        Event::Arrived,
+        new.received_at,
+        "an instance arrived to be outlined, not only taught",
+    )?;
+    let sql = "UPDATE jobs SET purpose = 'outline', upto_instance = NULL, retry_at = NULL, gathering_since = ?2 WHERE id = ?1";
+    change.run(sql, (newest.0, new.received_at.as_millisecond()))?;
+    Ok(newest)
+}
+
 fn open_job(
     change: &Change<'_>,
     new: &NewInstance,
@@ -167,9 +202,9 @@ fn open_job(
     let made = new.received_at.to_zoned(change.store.shared.time_zone.clone());
     // The seed is drawn, not derived: were the database lost and rebuilt, a derived one would give old UIDs to new objects.
     change.run(
-        "INSERT INTO jobs (study_uid, series_uid, revision, patient_id, state, supersedes, uid_seed, content_date, content_time,
+        "INSERT INTO jobs (study_uid, series_uid, revision, patient_id, purpose, state, supersedes, uid_seed, content_date, content_time,
                            received_at, gathering_since, last_instance_at)
-         VALUES (?1, ?2, ?3, ?4, 'receiving', ?5, lower(hex(randomblob(16))), ?6, ?7, ?8, ?8, ?8)",
+         VALUES (?1, ?2, ?3, ?4, ?9, 'receiving', ?5, lower(hex(randomblob(16))), ?6, ?7, ?8, ?8, ?8)",
         (
             new.series.study_instance_uid.as_str(),
             new.series.series_instance_uid.as_str(),
@@ -179,12 +214,14 @@ fn open_job(
             made.strftime("%Y%m%d").to_string(),
             made.strftime("%H%M%S").to_string(),
             new.received_at.as_millisecond(),
+            new.purpose.as_str(),
         ),
     )?;
     let id = JobId(change.sql.last_insert_rowid());
     let text = match (supersedes, new.source_ae.as_str()) {
         (Some(old), _) => format!("a late instance arrived: this job supersedes job {old}"),
         (None, "") => "first instance, from a drop folder".to_owned(),
+        (None, sender) if new.purpose == Purpose::Teach => format!("first instance to be taught from, from {sender}"),
         (None, sender) => format!("first instance, from {sender}"),
     };
     change.note(id, new.received_at, &text)?;

@@ -1,7 +1,7 @@
 //! Job rows: reading them, the moves before the work begins, and the operator's wishes.
 
 use crate::dicom::uid::Uid;
-use crate::job::{Event, Job, JobId, SeriesKey, State, Summary};
+use crate::job::{Event, Job, JobId, Purpose, SeriesKey, State, Summary};
 use crate::results::{Identity, ModelUsed, NOTICE};
 use crate::store::{Change, Store, StoreError};
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ pub struct JobEvent {
     pub text: String,
 }
 
-const COLUMNS: &str = "id, study_uid, series_uid, revision, patient_id, protocol, state, priority, attempts, supersedes, \
+const COLUMNS: &str = "id, study_uid, series_uid, revision, patient_id, protocol, purpose, state, priority, attempts, supersedes, \
      supersedes_sop_uid, uid_seed, content_date, content_time, instances, reason, retry_at, received_at, gathering_since, last_instance_at, \
      started_at, finished_at, provider, models, structures_found, structures_missing, report";
 
@@ -37,6 +37,11 @@ impl Store {
     /// Every job of a series, oldest first, whatever study it was filed under.
     pub fn jobs_of_series(&self, series_instance_uid: &Uid) -> Result<Vec<Job>, StoreError> {
         self.read(|change| change.jobs("series_uid = ?1 ORDER BY id", [series_instance_uid.as_str()]))
+    }
+
+    /// Every job of a study, oldest first.
+    pub fn jobs_of_study(&self, study_instance_uid: &Uid) -> Result<Vec<Job>, StoreError> {
+        self.read(|change| change.jobs("study_uid = ?1 ORDER BY id", [study_instance_uid.as_str()]))
     }
 
     /// The jobs that still take instances: receiving or waiting, oldest first.
@@ -226,6 +231,10 @@ impl Change<'_> {
         State::parse(text).ok_or_else(|| self.store.corrupt(format!("state {text:?}")))
     }
 
+    pub(crate) fn purpose(&self, text: &str) -> Result<Purpose, StoreError> {
+        Purpose::parse(text).ok_or_else(|| self.store.corrupt(format!("purpose {text:?}")))
+    }
+
     fn later_job(&self, job: &Job) -> Result<Option<JobId>, StoreError> {
         let key = (
             job.series.study_instance_uid.as_str(),
@@ -245,6 +254,7 @@ struct RawJob {
     job: Job,
     study_uid: String,
     series_uid: String,
+    purpose: String,
     state: String,
     supersedes_sop_uid: Option<String>,
     retry_at: Option<i64>,
@@ -264,6 +274,7 @@ impl RawJob {
         Ok(Self {
             study_uid: row.get("study_uid")?,
             series_uid: row.get("series_uid")?,
+            purpose: row.get("purpose")?,
             state: row.get("state")?,
             supersedes_sop_uid: row.get("supersedes_sop_uid")?,
             retry_at: row.get("retry_at")?,
@@ -283,6 +294,7 @@ impl RawJob {
                 },
                 patient_id: row.get("patient_id")?,
                 protocol: row.get("protocol")?,
+                purpose: Purpose::Outline,
                 state: State::Receiving,
                 priority: row.get("priority")?,
                 attempts: row.get("attempts")?,
@@ -315,6 +327,7 @@ impl RawJob {
         let mut job = self.job;
         job.series.study_instance_uid = change.uid(&self.study_uid)?;
         job.series.series_instance_uid = change.uid(&self.series_uid)?;
+        job.purpose = change.purpose(&self.purpose)?;
         job.state = change.state(&self.state)?;
         job.identity.supersedes = self.supersedes_sop_uid.map(|uid| change.uid(&uid)).transpose()?;
         job.retry_at = change.time_or_none(self.retry_at)?;

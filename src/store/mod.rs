@@ -33,8 +33,9 @@ use std::time::Duration;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs.sql"),
     include_str!("migrations/0002_parcels.sql"),
-    include_str!("migrations/0003_catalogue.sql"),
-    include_str!("migrations/0004_commitment.sql"),
+    include_str!("migrations/0003_teaching.sql"),
+    include_str!("migrations/0004_catalogue.sql"),
+    include_str!("migrations/0005_commitment.sql"),
 ];
 
 /// Name of the database file in the storage directory.

@@ -60,6 +60,7 @@ impl Store {
                 return Ok(current.state);
             }
             let (event, text) = match parcels {
+                [] if results.is_empty() => (Event::KeptUnsent, "nothing is to be sent".to_owned()),
                 [] => (
                     Event::KeptUnsent,
                     "results kept; the protocol names no destination".to_owned(),

@@ -1,7 +1,7 @@
 //! Each transaction twice, and what a job's row says after each.
 
 use crate::dicom::uid::Uid;
-use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, Parcel, SeriesKey, State, Summary};
+use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome, Parcel, Purpose, SeriesKey, State, Summary};
 use crate::results::ModelUsed;
 use crate::store::{DeliveryState, NewInstance, Store, StoreError};
 use jiff::tz::TimeZone;
@@ -26,6 +26,7 @@ fn instance(series: &str, number: u32, second: i64) -> NewInstance {
         sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.2"),
         transfer_syntax_uid: uid("1.2.840.10008.1.2.1"),
         patient_id: "P1".into(),
+        purpose: Purpose::Outline,
         source_ae: "CT1".into(),
         received_at: at(second),
     }
@@ -111,6 +112,46 @@ impl Fixture {
             .query_row(&sql, [job.0], |row| row.get(0))
             .unwrap()
     }
+}
+
+/// Taught first and outlined later, or asked for both while it arrives.
+#[test]
+fn a_series_that_was_taught_is_outlined_when_it_comes_again() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let taught = |number, second| NewInstance {
+        purpose: Purpose::Teach,
+        ..instance("1.2.7", number, second)
+    };
+    store.record_instances(&[taught(1, 0), taught(2, 1)]).unwrap();
+    assert_eq!(store.jobs(None, 9).unwrap()[0].purpose, Purpose::Teach);
+    let job = store.jobs(None, 9).unwrap().remove(0);
+    store.refuse(job.id, "enough", at(2)).unwrap();
+    // Sent for teaching again: nothing new. To be outlined: a job about both, though both are here.
+    store.record_instances(&[taught(1, 3)]).unwrap();
+    assert_eq!(store.jobs(None, 9).unwrap().len(), 1);
+    store
+        .record_instances(&[instance("1.2.7", 1, 4), instance("1.2.7", 2, 4)])
+        .unwrap();
+    let jobs = store.jobs(None, 9).unwrap();
+    assert_eq!(
+        (jobs.len(), jobs[0].purpose, jobs[0].instances),
+        (2, Purpose::Outline, 2)
+    );
+    assert_eq!(jobs[0].supersedes, None);
+
+    store
+        .record_instances(&[NewInstance {
+            purpose: Purpose::Teach,
+            ..instance("1.2.8", 1, 5)
+        }])
+        .unwrap();
+    store.record_instances(&[instance("1.2.8", 2, 6)]).unwrap();
+    let jobs = store.jobs(None, 9).unwrap();
+    assert_eq!(
+        (jobs.len(), jobs[0].purpose, jobs[0].instances),
+        (3, Purpose::Outline, 2)
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn options() -> Options {
     Options {
         min_free_bytes: 0,
         max_object_bytes: 64 << 20,
+        teaching_ae: None,
         clock: Timestamp::now,
     }
 }

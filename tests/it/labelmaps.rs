@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The shapes, every voxel left to the first that claims it.
-fn disjoint(series: &Series) -> Vec<Mask> {
+pub fn disjoint(series: &Series) -> Vec<Mask> {
     let mut taken = ndarray::Array3::from_elem(series.grid.shape(), false);
     let cut = |mask: Mask| {
         let [i0, j0, k0] = mask.offset;
@@ -28,7 +28,7 @@ fn disjoint(series: &Series) -> Vec<Mask> {
     shapes(series).into_iter().filter_map(cut).collect()
 }
 
-fn labelmap(series: &Series, masks: &[Mask], style: (&str, &Style)) -> Result<ResultObject, ResultError> {
+pub fn labelmap(series: &Series, masks: &[Mask], style: (&str, &Style)) -> Result<ResultObject, ResultError> {
     let kind = results::kind("labelmap").expect("a kind");
     with_source(series, masks, "seed", style, |source| (kind.write)(source))
 }

@@ -336,12 +336,12 @@ fn a_segmentation_lies_on_the_slices_of_its_ct() {
 }
 
 /// Labels of another's making for a phantom in `dir`, with the flat voxel indices that numpy computed.
-type Expected = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
+pub type Expected = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
 fn made_by_others(python: &Path, ct: &Path, out: &Path) -> Expected {
     made(python, ct, out, &[])
 }
 
-fn made(python: &Path, ct: &Path, out: &Path, more: &[&Path]) -> Expected {
+pub fn made(python: &Path, ct: &Path, out: &Path, more: &[&Path]) -> Expected {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/labels.py");
     let output = Command::new(python)
         .arg(script)

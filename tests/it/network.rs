@@ -370,7 +370,7 @@ async fn a_caller_too_many_may_come_again() {
         matches!(&refused, ScuError::Unreachable { cause, .. } if cause.contains("local limit exceeded")),
         "{refused}"
     );
-    log.must_warn(&["every association is taken", "SENDER"]);
+    log.must_warn(&["refused association", "all 1 associations are taken", "SENDER"]);
     first.must_echo().await;
     first.must_release().await;
     tokio::time::sleep(Duration::from_millis(100)).await;

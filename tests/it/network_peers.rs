@@ -1,76 +1,31 @@
 //! The wire with software that is not ours: dcmtk as sender and as destination, real CT series.
 
-use crate::support::data::series;
+use crate::support::data::{files, series};
+use crate::support::network::{outgoing, run, to};
 use crate::support::peers::{Receiver, peer};
 use crate::support::shelf::{Server, dial};
-use dicom::object::{FileMetaTable, OpenFileOptions};
+use dicom::object::OpenFileOptions;
 use medlsamd::dicom::status::Status;
 use medlsamd::dicom::uid::Uid;
 use medlsamd::net::scu::{self, Outgoing, ScuError};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 const IMPLICIT: &str = "1.2.840.10008.1.2";
-
-/// The files of a folder and those below, in order of name.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path))
-        } else {
-            found.push(path)
-        }
-    }
-    found.sort();
-    found
-}
-
-/// The file as something to send, and its data set as it lies on disk.
-fn outgoing(path: &Path) -> (Outgoing, Vec<u8>) {
-    let mut file = std::fs::File::open(path).unwrap();
-    file.read_exact(&mut [0; 128]).unwrap();
-    let meta = FileMetaTable::from_reader(&mut file).unwrap();
-    let mut data = Vec::new();
-    file.read_to_end(&mut data).unwrap();
-    let uid = |text: &str| Uid::parse(text).unwrap();
-    let object = Outgoing {
-        sop_class_uid: uid(&meta.media_storage_sop_class_uid),
-        sop_instance_uid: uid(&meta.media_storage_sop_instance_uid),
-        transfer_syntax_uid: uid(&meta.transfer_syntax),
-        path: path.to_owned(),
-    };
-    (object, data)
-}
-
-/// Runs a dcmtk tool without Nagle's algorithm, off the test's thread.
-async fn run(tool: &Path, args: Vec<String>) -> Output {
-    let mut command = Command::new(tool);
-    command.args(args).env("TCP_NODELAY", "1");
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
-}
-
-fn to(server: &Server, calling: &str, called: &str) -> Vec<String> {
-    let port = server.address.port().to_string();
-    ["-aet", calling, "-aec", called, "127.0.0.1", &port]
-        .map(str::to_owned)
-        .to_vec()
-}
 
 #[tokio::test]
 async fn dcmtk_echoes_and_is_rejected_when_it_should_be() {
     let Some(echoscu) = peer("echoscu") else { return };
     let server = Server::start(|_| {}).await;
-    assert!(run(&echoscu, to(&server, "SENDER", "MEDLSAM")).await.status.success());
+    assert!(
+        run(&echoscu, to(server.address, "SENDER", "MEDLSAM"))
+            .await
+            .status
+            .success()
+    );
     for (calling, called, reason) in [("STRANGER", "MEDLSAM", "Calling AE"), ("SENDER", "OTHER", "Called AE")] {
-        let output = run(&echoscu, to(&server, calling, called)).await;
+        let output = run(&echoscu, to(server.address, calling, called)).await;
         let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && text.contains(reason), "{text}");
     }
@@ -85,7 +40,7 @@ async fn dcmtk_sends(name: &str, options: &[&str], transfer_syntax: &str) {
     let server = Server::start(|_| {}).await;
     let mut args: Vec<String> = options.iter().map(|&s| s.into()).collect();
     args.extend(["+sd".into(), "+r".into()]);
-    args.extend(to(&server, "SENDER", "MEDLSAM"));
+    args.extend(to(server.address, "SENDER", "MEDLSAM"));
     args.push(folder.path().display().to_string());
     let output = run(&storescu, args).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,7 +1,9 @@
 //! Promise: an object that would put a structure elsewhere than it was outlined is never kept.
 
+use crate::labelmaps::{disjoint, labelmap};
 use crate::results::{POSES, Pose, phantom, series_of, shapes, write_all};
 use medlsamd::proof::{self, Proof, ProofError};
+use medlsamd::results::style::Style;
 use medlsamd::results::{self, ResultObject};
 use medlsamd::series::Series;
 use std::path::Path;
@@ -44,7 +46,10 @@ fn misplaced(pose: &Pose, spoil: impl Fn(&Path)) -> Vec<(ResultObject, Result<Ve
         let verdict = prove(&object, &series);
         (object, verdict)
     });
-    judged.collect()
+    let flat = disjoint(&series);
+    let map = labelmap(&wrong, &flat, (results::GENERIC, &Style::default())).unwrap();
+    let of_map = proof::prove(&map, &series, &flat);
+    judged.chain([(map, of_map)]).collect()
 }
 
 /// Every slice of a copy with one text in place of another of the same length.
@@ -86,7 +91,7 @@ fn a_writer_that_shifts_flips_or_swaps_is_caught() {
         ("spacing swapped", swapped),
     ];
     for (what, verdicts) in all {
-        assert!(verdicts.len() >= 2, "{what}");
+        assert_eq!(verdicts.len(), 3, "{what}: RTSTRUCT, BINARY and LABELMAP");
         for (object, verdict) in verdicts {
             let error = verdict
                 .err()

@@ -41,6 +41,7 @@ fn open(dir: &Path) -> (Store, Intake) {
     let options = Options {
         min_free_bytes: 0,
         max_object_bytes: 1 << 20,
+        teaching_ae: None,
         clock: Timestamp::now,
     };
     let (intake, _) = Intake::open(store.clone(), options).unwrap();

@@ -540,6 +540,38 @@ fn what_cannot_be_written_rightly_is_refused() {
     assert!(refuse(&masks[1..2]).iter().all(|said| said.contains(".dcm")));
 }
 
+/// Found by QIDO-RS in the study of the CT, described by its metadata, and by WADO-RS the same masks for a foreign judge.
+fn orthanc_serves_them_by_dicomweb(orthanc: &Orthanc, series: &Series, case: &Case) {
+    let study = &series.study_instance_uid;
+    let found = orthanc.get(&format!("/dicom-web/studies/{study}/instances?includefield=0020000E"));
+    for (path, object) in &case.objects {
+        let uid = |item: &serde_json::Value, tag: &str| item[tag]["Value"][0].as_str().unwrap_or_default().to_owned();
+        let items = found.as_array().expect("a list");
+        let item = items
+            .iter()
+            .find(|item| uid(item, "00080018") == object.sop_instance_uid.as_str());
+        let place = format!(
+            "studies/{study}/series/{}/instances/{}",
+            uid(item.expect(object.kind), "0020000E"),
+            object.sop_instance_uid
+        );
+        let metadata = orthanc.get(&format!("/dicom-web/{place}/metadata"));
+        assert_eq!(
+            metadata[0]["00100010"]["Value"][0]["Alphabetic"], "Müller^Łucja",
+            "{}",
+            object.kind
+        );
+        let bytes = orthanc.wado(&place);
+        assert!(
+            bytes.ends_with(&object.part10[object.part10.len() / 2..]),
+            "{}",
+            object.kind
+        );
+        std::fs::write(path, bytes).expect("written");
+    }
+    python().iter().for_each(|python| case.judge(python));
+}
+
 #[test]
 fn orthanc_takes_all_into_the_study_of_the_series() {
     let Some(storescu) = peer("storescu") else { return };
@@ -568,6 +600,7 @@ fn orthanc_takes_all_into_the_study_of_the_series() {
         found[0].1.clone()
     });
     assert!(studies.iter().all(|study| *study == studies[0]));
+    orthanc_serves_them_by_dicomweb(&orthanc, &series, &case);
     for (_, object) in &case.objects {
         let modality = match object.kind {
             "sc" => "OT".into(),

@@ -72,7 +72,7 @@ fn environment_beats_file_beats_default() {
     let written = Config::load_offline(Some(&file)).unwrap().written;
     assert_eq!(
         (written.dicom.ae_title.as_str(), written.dicom.max_associations),
-        ("FILE", 64)
+        ("FILE", 256)
     );
     assert_eq!(
         written.storage.dir,

@@ -2,7 +2,8 @@
 """Writes labels as others write them: Segmentations by highdicom, structure sets by pydicom, for the CT series in a folder.
 
     labels.py --ct DIR --out DIR                          several kinds, of balls and squares
-    labels.py --ct DIR --out DIR --truth NIFTI LABELS     truth.dcm: every label, named as in LABELS, under a general code
+    labels.py --ct DIR --out DIR --truth NIFTI LABELS     truth.dcm: every label, named as in LABELS, under a general code;
+                                                         with --only NAME…, those as a BINARY Segmentation
 
 Prints JSON: file → number of the region → flat indices (k, j, i order) of its voxels on the CT, as numpy computes them; for
 truth.dcm the count of its voxels.
@@ -195,15 +196,30 @@ def of_truth(slices, nifti, names):
     return described, pixels
 
 
+def some_of(slices, described, pixels, names, path):
+    """A BINARY Segmentation of a few labels, which every archive takes."""
+    chosen = [d for d in described if d.SegmentLabel in names]
+    planes = [pixels == int(d.SegmentNumber) for d in chosen]
+    for n, d in enumerate(chosen, 1):
+        d.SegmentNumber = n
+    numbers = list(range(1, len(chosen) + 1))
+    made = seg(slices, np.stack(planes, -1).astype(np.uint8), numbers, "BINARY", described=chosen)
+    made.save_as(path)
+    json.dump({"truth": {str(n): [int(planes[n - 1].sum())] for n in numbers}}, sys.stdout)
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--truth", nargs=2)
+    arguments.add_argument("--only", nargs="+")
     arguments.add_argument("--ct", required=True)
     arguments.add_argument("--out", required=True)
     arguments = arguments.parse_args()
     slices, out = slices_of(arguments.ct), Path(arguments.out)
     if arguments.truth:
         described, pixels = of_truth(slices, *arguments.truth)
+        if arguments.only:
+            return some_of(slices, described, pixels, arguments.only, out / "truth.dcm")
         numbers = [int(d.SegmentNumber) for d in described]
         made = seg(slices, pixels, numbers, "LABELMAP", RLELossless, described=described)
         made.save_as(out / "truth.dcm")

@@ -56,7 +56,7 @@ impl Served {
         let cache = cache();
         let config = format!(
             "[dicom]\nlisten = \"127.0.0.1:{port}\"\n[storage]\ndir = \"storage\"\nmin_free_gb = 0.1\n\
-             [inference]\nlibrary = \"{}\"\nproviders = [\"cpu\"]\n[models]\ndir = \"{}\"\nweights_dir = \"{}\"\n{}",
+             [inference]\nlibrary = \"{}\"\nproviders = [\"cpu\"]\n[models]\ntemplates = \"templates.bin\"\ndir = \"{}\"\nweights_dir = \"{}\"\n{}",
             cache.join("onnxruntime/libonnxruntime.so").display(),
             checkout().join("models").display(),
             cache.join("weights").display(),

@@ -1,9 +1,11 @@
 //! What several promises are tested with.
 
+pub mod certificates;
 pub mod daemon;
 pub mod data;
 pub mod dataset;
 pub mod log;
+pub mod network;
 pub mod node;
 pub mod orthanc;
 pub mod peers;

@@ -1,6 +1,6 @@
 //! Our services with a real store behind them and no models: received objects and kept results, asked for over the wire.
 
-use crate::support::shelf::peer_entry;
+use crate::support::shelf::{peer_entry, settings};
 use medlsamd::archive::Archive;
 use medlsamd::config::{Dicom, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
@@ -147,19 +147,19 @@ impl Node {
             address: text.parse::<Address>().unwrap(),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(20),
+            tls: None,
         };
         let targets: Vec<Dial> = targets.iter().map(target).collect();
         let reporting = report_commitments(archive.clone(), targets.clone(), std::future::pending());
+        let peers = vec![
+            peer_entry("ASKER", "127.0.0.1", ASKS),
+            peer_entry("ORTHANC", "127.0.0.1", ALL),
+            peer_entry("VISITOR", "127.0.0.1", &[]),
+        ];
         let settings = Settings {
-            dicom: Dicom::default(),
-            peers: vec![
-                peer_entry("ASKER", "127.0.0.1", ASKS),
-                peer_entry("ORTHANC", "127.0.0.1", ALL),
-                peer_entry("VISITOR", "127.0.0.1", &[]),
-            ],
             targets,
-            ae_title,
             archive: Some(archive.clone()),
+            ..settings(Dicom::default(), peers)
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -253,7 +253,7 @@ impl Node {
 /// A Part 10 file.
 pub fn file(class: &str, instance: &Uid, data_set: &[u8]) -> Vec<u8> {
     let uid = |text| Uid::parse(text).unwrap();
-    let head = part10::head(&uid(class), instance, &uid(EXPLICIT), "MEDLSAM");
+    let head = part10::head(&uid(class), instance, &uid(EXPLICIT), "MEDLSAM", "");
     let at = head.length_offset as usize;
     let mut bytes = head.bytes;
     bytes[at..at + 8].copy_from_slice(&(data_set.len() as u64).to_le_bytes());
@@ -267,6 +267,7 @@ pub fn open(dir: &Path) -> Archive {
     let options = Options {
         min_free_bytes: 0,
         max_object_bytes: 64 << 20,
+        teaching_ae: None,
         clock: jiff::Timestamp::now,
     };
     let (intake, _) = Intake::open(store.clone(), options).unwrap();

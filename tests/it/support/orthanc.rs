@@ -15,19 +15,31 @@ pub struct Orthanc {
     folder: tempfile::TempDir,
 }
 
+/// Debian's package orthanc-dicomweb.
+const DICOM_WEB: &str = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so";
+
 impl Orthanc {
     /// `None`, loudly, where Orthanc is not installed. It knows the daemon as the modality `medlsam`.
     pub fn start(daemon_port: u16, dicom_port: u16) -> Option<Self> {
+        Self::start_with(daemon_port, dicom_port, &json!({}))
+    }
+
+    /// The same with settings that replace or join the usual ones.
+    pub fn start_with(daemon_port: u16, dicom_port: u16, settings: &Value) -> Option<Self> {
         let binary = peer("Orthanc")?;
         let folder = tempfile::tempdir().unwrap();
         let http_port = free_port();
         let db = folder.path().join("db");
-        let config = json!({
+        let mut config = json!({
             "StorageDirectory": db, "IndexDirectory": db, "HttpPort": http_port, "RemoteAccessAllowed": false,
             "AuthenticationEnabled": false, "DicomAet": "ORTHANC", "DicomPort": dicom_port, "DicomCheckCalledAet": false,
             "OverwriteInstances": true, "StableAge": 1, "DicomAlwaysAllowStore": true,
+            "Plugins": [DICOM_WEB], "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
             "DicomModalities": { "medlsam": ["MEDLSAM", "127.0.0.1", daemon_port] },
         });
+        for (key, value) in settings.as_object().unwrap() {
+            config[key] = value.clone();
+        }
         let path = folder.path().join("orthanc.json");
         std::fs::write(&path, config.to_string()).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -63,8 +75,13 @@ impl Orthanc {
     /// A request of its REST interface; the body of the answer.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).unwrap();
+        let accept = if path.starts_with("/dicom-web") {
+            "Accept: */*\r\n"
+        } else {
+            ""
+        };
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\n{accept}Content-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -111,6 +128,19 @@ impl Orthanc {
             }
         }
         found
+    }
+
+    /// The bytes of an instance by WADO-RS, out of its multipart wrapping.
+    pub fn wado(&self, path: &str) -> Vec<u8> {
+        let parts = self.request("GET", &format!("/dicom-web/{path}"), b"");
+        let at = |what: &[u8]| parts.windows(what.len()).position(|w| w == what);
+        let boundary = &parts[..at(b"\r\n").expect("a boundary")];
+        let begin = at(b"\r\n\r\n").expect("a head of the part") + 4;
+        let end = parts[begin..]
+            .windows(boundary.len())
+            .position(|w| w == boundary)
+            .expect("an end");
+        parts[begin..begin + end - 2].to_vec()
     }
 
     /// The bytes of the only instance of a series.

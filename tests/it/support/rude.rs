@@ -20,6 +20,15 @@ pub const CT_CONTEXT: u8 = 3;
 
 pub struct Rude(TcpStream);
 
+/// For an answer, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl From<TcpStream> for Rude {
+    fn from(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+}
+
 pub fn request(calling: &str, called: &str) -> AssociateRequest {
     let proposed = |id, class: &str| Proposed {
         id,
@@ -103,9 +112,15 @@ impl Rude {
             self.0.read_exact(&mut body).await.ok()?;
             Some((header[0], body))
         };
-        timeout(Duration::from_secs(10), read)
-            .await
-            .expect("an answer or a hang-up within 10 s")
+        timeout(PATIENCE, read).await.expect("an answer or a hang-up in time")
+    }
+
+    /// The next bytes; `None` when the connection is closed before.
+    pub async fn hear_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        let read = timeout(PATIENCE, self.0.read_exact(&mut bytes)).await;
+        read.expect("an answer or a hang-up in time").ok()?;
+        Some(bytes)
     }
 
     /// The response to what was sent.

@@ -4,7 +4,8 @@ use medlsamd::config::{Dicom, Peer, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
 use medlsamd::intake::{AssociationId, Claim, IntakeError};
 use medlsamd::net::scu::Dial;
-use medlsamd::scp::{Receiver, Settings, serve};
+use medlsamd::net::tls::Tls;
+use medlsamd::scp::{Doors, Receiver, Settings, serve};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -97,6 +98,7 @@ impl Receiver for Shelf {
 /// A server on a free port of the loopback.
 pub struct Server {
     pub address: SocketAddr,
+    encrypted: Option<SocketAddr>,
     pub shelf: Shelf,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -111,37 +113,58 @@ pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
     }
 }
 
+/// Of a server called MEDLSAM, MEDLSAM_TEACH to learn, with nothing behind the wire.
+pub fn settings(dicom: Dicom, peers: Vec<Peer>) -> Settings {
+    let title = |text| AeTitle::parse(text).unwrap();
+    Settings {
+        ae_title: title("MEDLSAM"),
+        teaching_ae: title("MEDLSAM_TEACH"),
+        dicom,
+        peers,
+        targets: Vec::new(),
+        archive: None,
+    }
+}
+
 impl Server {
     /// Called MEDLSAM; `SENDER` from here may store, `VISITOR` may only echo.
     pub async fn start(change: impl FnOnce(&mut Dicom)) -> Self {
+        Self::start_with(change, None).await
+    }
+
+    /// The same with a second, encrypted port.
+    pub async fn start_with(change: impl FnOnce(&mut Dicom), tls: Option<Arc<Tls>>) -> Self {
         let mut dicom = Dicom::default();
         change(&mut dicom);
-        let ae_title = AeTitle::parse("MEDLSAM").unwrap();
         let peers = vec![
             peer_entry("SENDER", "127.0.0.1", &[Permission::Store]),
             peer_entry("VISITOR", "any", &[]),
             peer_entry("ELSEWHERE", "192.0.2.1", &[Permission::Store]),
         ];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut doors = Doors::from(bind().await);
+        if let Some(tls) = tls {
+            doors.encrypted = Some((bind().await, tls));
+        }
+        let address = doors.plain.local_addr().unwrap();
+        let encrypted = doors.encrypted.as_ref().map(|(door, _)| door.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let shelf = Shelf::default();
-        let settings = Settings {
-            ae_title,
-            dicom,
-            peers,
-            targets: Vec::new(),
-            archive: None,
-        };
-        let served = serve(listener, settings, shelf.clone(), async {
+        let settings = settings(dicom, peers);
+        let served = serve(doors, settings, shelf.clone(), async {
             let _ = stopped.await;
         });
         Self {
             address,
+            encrypted,
             shelf,
             stop,
             task: tokio::spawn(served),
         }
+    }
+
+    pub fn encrypted(&self) -> SocketAddr {
+        self.encrypted.expect("started with TLS")
     }
 
     pub fn dial(&self, calling: &str) -> Dial {
@@ -160,5 +183,6 @@ pub fn dial(calling: &str, address: &str) -> Dial {
         address: address.parse::<Address>().unwrap(),
         connect_timeout: Duration::from_secs(5),
         timeout: Duration::from_secs(20),
+        tls: None,
     }
 }
