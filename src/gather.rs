@@ -21,9 +21,9 @@ pub type WholeCheck = fn(Vec<Instance>, &Requirements) -> Result<(), String>;
 
 /// The check of the daemon: the same code that the pipeline will order the slices with.
 pub fn assembles(instances: Vec<Instance>, requirements: &Requirements) -> Result<(), String> {
-    series::assemble(instances, requirements)
-        .map(drop)
-        .map_err(|rejection| rejection.to_string())
+    let series = series::assemble(instances, requirements).map_err(|rejection| rejection.to_string())?;
+    // A gap that could be bridged may still be filled by what is on its way.
+    series.gap().map_or(Ok(()), |gap| Err(gap.to_owned()))
 }
 
 /// What is known about a series that is still being gathered. Times in seconds.
@@ -217,13 +217,13 @@ impl Gatherer {
         if job.purpose == Purpose::Teach && stored.iter().any(|instance| lesson::is_drawn(&instance.sop_class_uid)) {
             return self.judge_lesson(job, &stored);
         }
-        let headers: Result<Vec<Instance>, _> = stored.iter().map(|instance| Instance::read(&instance.path)).collect();
-        let judgement = match headers {
-            Ok(headers) if job.purpose == Purpose::Teach => Judgement {
+        let images: Result<Vec<_>, _> = stored.iter().map(|instance| Instance::images(&instance.path)).collect();
+        let judgement = match images {
+            Ok(images) if job.purpose == Purpose::Teach => Judgement {
                 protocol: Ok((lesson::PROTOCOL.into(), 0)),
-                evidence: (self.whole)(headers, &lesson::ANY_CT),
+                evidence: (self.whole)(images.concat(), &lesson::ANY_CT),
             },
-            Ok(headers) => self.judge_headers(headers),
+            Ok(images) => self.judge_headers(images.concat()),
             // Not swallowed: the series is closed as it is for the first protocol, and the run fails on the same file.
             Err(error) => {
                 tracing::error!(job = job.id.0, %error, "cannot read a stored instance");

@@ -136,6 +136,12 @@ pub fn learn(
 ) -> Result<Learned, PipelineError> {
     let refused = |what: String| PipelineError::Refused(what);
     let series: Series = series::assemble(ct, &ANY_CT)?;
+    if series.uneven.is_some() {
+        return Err(refused(format!(
+            "{}; templates need an even stack",
+            series.remarks.join("; ")
+        )));
+    }
     let volume = volume::reconstruct(&series, &Silent)?;
     let taken = take::take(drawn, &series, &ByHand::default()).map_err(|error| refused(error.to_string()))?;
     let structures = teach::points_of_masks(&volume.grid, &taken.masks);

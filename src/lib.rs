@@ -42,7 +42,7 @@
 //! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
 //!   [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get from an
 //!   archive), [`daemon`] (the only place that knows everyone), [`exit`],
-//!   [`terminal`], [`check`], [`demo`], [`cli`].
+//!   [`terminal`], [`check`], [`demo`], [`conformance`] (the statement, from the tables), [`cli`].
 //!
 //! # What never happens
 //!
@@ -98,4 +98,5 @@ pub mod exit;
 pub mod terminal;
 pub mod check;
 pub mod demo;
+pub mod conformance;
 pub mod cli;

@@ -1,5 +1,9 @@
 //! Voxels that belong to a structure or region, on the stored grid of the series.
 
+mod uneven;
+
+pub use crate::mask::uneven::onto_slices;
+
 use crate::geometry::Vec3;
 use crate::structure::Structure;
 use ndarray::{Array3, ArrayView3, ArrayViewMut2, s};

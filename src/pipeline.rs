@@ -7,7 +7,7 @@ pub use crate::pipeline::report::{ObjectReport, Report, StageTime, StructureRepo
 use crate::dicom::header::Instance;
 use crate::inference::runtime::{Assignment, InferenceError};
 use crate::localise::{Finding, Localiser, Located};
-use crate::mask::Mask;
+use crate::mask::{self, Mask};
 use crate::plausible;
 use crate::progress::Progress;
 use crate::proof::{self, Proof, ProofError};
@@ -18,6 +18,7 @@ use crate::series::{self, Rejection, Requirements, Series};
 use crate::structure::{Role, Structure};
 use crate::volume::body::Body;
 use crate::volume::{self, Volume, VolumeError};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// What is wanted of a series.
@@ -133,14 +134,14 @@ pub fn run(
 
     let series = clock.time("assemble", || series::assemble(instances, &request.requirements))?;
     let volume = clock.time("reconstruct", || volume::reconstruct(&series, progress))?;
+    let found = outline(&volume, request, engines, progress, &mut clock)?;
+    let models = engines.models_used();
+    let sheet = clock.time("picture", || results::picture::contact_sheet(&volume, &found.masks));
     let Found {
         masks,
         measures,
         structures,
-    } = outline(&volume, request, engines, progress, &mut clock)?;
-
-    let models = engines.models_used();
-    let sheet = clock.time("picture", || results::picture::contact_sheet(&volume, &masks));
+    } = found.onto_slices(&series)?;
     let source = Source {
         series: &series,
         masks: &masks,
@@ -153,7 +154,8 @@ pub fn run(
         kinds: &[],
     };
     progress.stage("write", request.results.len());
-    let (objects, notes) = clock.time("write", || write(&request.results, &source))?;
+    let (objects, mut notes) = clock.time("write", || write(&request.results, &source))?;
+    notes.extend(series.remarks.iter().cloned());
     progress.stage("prove", objects.len());
     let proofs = clock.time("prove", || prove(&objects, &series, &masks))?;
 
@@ -162,7 +164,7 @@ pub fn run(
         study_instance_uid: series.study_instance_uid.to_string(),
         series_instance_uid: series.series_instance_uid.to_string(),
         slices: series.slices.len(),
-        slice_spacing_mm: series.grid.spacing_mm[2],
+        slice_spacing_mm: volume.grid.spacing_mm[2],
         structures,
         objects: objects.iter().map(ObjectReport::of).collect(),
         set_aside: series
@@ -287,6 +289,42 @@ fn outline(
 }
 
 impl Found {
+    /// Brings what was outlined on an even stack back onto the slices that came, and marks what reaches across a lost slice.
+    fn onto_slices(self, series: &Series) -> Result<Self, PipelineError> {
+        let Some(uneven) = &series.uneven else { return Ok(self) };
+        let mut found = Self {
+            structures: self.structures,
+            ..Self::default()
+        };
+        for (mask, mut measure) in self.masks.iter().zip(self.measures) {
+            let report = found.structures.iter_mut().find(|s| s.name == mask.structure.name);
+            let Some(mask) = mask::onto_slices(mask, uneven) else {
+                if let Some(report) = report {
+                    let reason = "what was outlined lies between two slices".to_owned();
+                    *report = StructureReport::absent(mask.structure, vec![reason]);
+                }
+                continue;
+            };
+            let shown: BTreeSet<usize> = mask.slices().collect();
+            let lost = uneven
+                .gaps
+                .iter()
+                .filter(|(k, _)| shown.contains(k) && shown.contains(&(k + 1)));
+            let reasons: Vec<String> = lost.map(|(_, gap)| gap.clone()).collect();
+            if let Some(report) = report.filter(|_| !reasons.is_empty()) {
+                report.verdict = Verdict::LowConfidence;
+                report.reasons.extend(reasons.iter().cloned());
+            }
+            measure.remarks.extend(reasons);
+            found.masks.push(mask);
+            found.measures.push(measure);
+        }
+        match found.masks.is_empty() {
+            true => Err(PipelineError::Refused(nothing_found(&found.structures))),
+            false => Ok(found),
+        }
+    }
+
     /// Lowers the confidence of what lies where it can not be, and says why.
     fn doubt(&mut self, volume: &Volume, body: Option<&Body>) {
         let doubts = plausible::places(volume, &self.masks, body);

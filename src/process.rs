@@ -117,11 +117,11 @@ pub fn collect(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<Uid, Vec<Instance>>
     let mut series: BTreeMap<Uid, Vec<Instance>> = BTreeMap::new();
     let mut unreadable = 0;
     for file in &files {
-        match Instance::read(file) {
-            Ok(instance) => series
-                .entry(instance.series_instance_uid.clone())
-                .or_default()
-                .push(instance),
+        match Instance::images(file) {
+            Ok(images) => images.into_iter().for_each(|image| {
+                let uid = image.series_instance_uid.clone();
+                series.entry(uid).or_default().push(image);
+            }),
             Err(error) => {
                 unreadable += 1;
                 tracing::warn!(file = %file.display(), %error, "not taken: no readable DICOM instance");

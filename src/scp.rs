@@ -95,6 +95,20 @@ pub const SERVICES: &[Service] = &[
         answer: Answer::Store,
     },
     Service {
+        name: "Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.1"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+    Service {
+        name: "Legacy Converted Enhanced CT Image Storage",
+        abstract_syntaxes: &["1.2.840.10008.5.1.4.1.1.2.2"],
+        transfer_syntaxes: IMAGE_TRANSFER_SYNTAXES,
+        permission: Some(Permission::Store),
+        answer: Answer::Store,
+    },
+    Service {
         name: "RT Structure Set and Segmentation Storage, to be learned from",
         abstract_syntaxes: &labels::SOP_CLASSES,
         transfer_syntaxes: DRAWN_TRANSFER_SYNTAXES,
@@ -517,10 +531,13 @@ mod tests {
                 .collect()
         };
         assert_eq!(permitted(&[]), ["Verification"]);
-        assert_eq!(permitted(&[Permission::Store]), ["Verification", "Storage"]);
+        assert_eq!(
+            permitted(&[Permission::Store]),
+            ["Verification", "Storage", "Storage", "Storage"]
+        );
         assert_eq!(
             permitted(&[Permission::Teach, Permission::Store]),
-            ["Verification", "Storage", "from"]
+            ["Verification", "Storage", "Storage", "Storage", "from"]
         );
         assert_eq!(permitted(&[Permission::Query]), ["Verification", "FIND", "FIND"]);
         assert_eq!(

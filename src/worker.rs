@@ -3,7 +3,7 @@
 //! A panic in one job harms no other: it is caught, counted as a stumble, and the next job starts with the same models.
 
 use crate::config::Config;
-use crate::dicom::header::Instance;
+use crate::dicom::header::{HeaderError, Instance};
 use crate::dicom::uid::Uid;
 use crate::dispatch;
 use crate::job::{Job, JobId, KeptResult, MAX_ATTEMPTS, Outcome as Ending, Parcel, Purpose, Summary};
@@ -307,8 +307,12 @@ fn stumbled(error: impl std::fmt::Display) -> PipelineError {
 }
 
 fn headers(stored: &[StoredInstance]) -> Result<Vec<Instance>, PipelineError> {
-    let headers = stored.iter().map(|instance| Instance::read(&instance.path));
-    headers.collect::<Result<Vec<_>, _>>().map_err(stumbled)
+    let images = stored.iter().map(|instance| Instance::images(&instance.path));
+    let images = images.collect::<Result<Vec<_>, _>>().map_err(|error| match error {
+        HeaderError::Io { .. } => stumbled(error),
+        other => PipelineError::Refused(other.to_string()),
+    });
+    Ok(images?.concat())
 }
 
 /// Asks the store now and then whether an operator cancelled the job.

@@ -101,7 +101,7 @@ fn dial(config: &Config, from: Option<&str>) -> Result<Dial, Exit> {
         (None, [only]) => only,
         (None, _) => return Err(Exit::Usage("say --from, the [[destination]] to fetch from".into())),
     };
-    let tls = Tls::of(config).map_err(|error| Exit::Usage(format!("[dicom.tls]: {error}")))?;
+    let tls = Tls::of(config).map_err(|error| Exit::Missing(format!("{}: {}", error.file.display(), error.cause)))?;
     Ok(Dial::to(config, route, tls.as_ref()))
 }
 

@@ -43,6 +43,12 @@ impl Ct {
             min_extent_mm: 1.0,
         };
         let series = series::assemble(instances, &any).map_err(|rejection| failed(rejection.to_string()))?;
+        if series.uneven.is_some() {
+            return Err(failed(format!(
+                "{}; truth and templates need an even stack",
+                series.remarks.join("; ")
+            )));
+        }
         let volume = volume::reconstruct(&series, &Silent).map_err(|error| failed(error.to_string()))?;
         Ok(Self {
             volume,

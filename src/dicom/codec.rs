@@ -79,12 +79,19 @@ impl Frame<'_> {
                 head.bits
             ));
         }
-        let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if !stream[..end].ends_with(&[0xFF, 0xD9]) {
+        if !is_closed(stream) {
             return Err("the compressed pixels are cut short: their end mark is missing".into());
         }
         Ok(())
     }
+}
+
+/// Whether a stream of JPEG or its kin ends with its end mark, but for zeros or one odd byte of padding.
+pub fn is_closed(stream: &[u8]) -> bool {
+    let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let stream = &stream[..end];
+    let closed = |stream: &[u8]| stream.ends_with(&[0xFF, 0xD9]);
+    closed(stream) || stream.split_last().is_some_and(|(_, rest)| closed(rest))
 }
 
 struct StreamHead {

@@ -174,6 +174,16 @@ impl<'a> Fields<'a> {
             u16::from_le_bytes(bytes)
         })
     }
+
+    /// The first UL.
+    pub fn long(&self, tag: Tag) -> Option<u32> {
+        let bytes = *self.value(tag).first_chunk::<4>()?;
+        Some(if self.encoding.big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        })
+    }
 }
 
 fn first_value(value: &[u8]) -> &[u8] {

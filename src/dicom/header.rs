@@ -56,6 +56,10 @@ pub struct Instance {
     pub pixel_padding_range_limit: Option<i64>,
     /// 1 when absent.
     pub number_of_frames: usize,
+    /// Counted from 1 where this is one frame of a multi-frame object ([`crate::dicom::frames`]); `None` of a whole object.
+    pub frame_number: Option<u32>,
+    /// What tells pictures of the same place apart (phase, energy, time), by keyword; see [`PHASE`]. Absent values are left out.
+    pub phase: BTreeMap<&'static str, String>,
     /// Text of the attributes a protocol's `match` may name, by keyword (`Modality`, `StationName`, `StudyDescription`,
     /// `SeriesDescription`, `ProtocolName`, `BodyPartExamined`, `Manufacturer`, `ManufacturerModelName`, `ConvolutionKernel`, …):
     /// see [`MATCHABLE`]. Several values stay joined by backslashes.
@@ -84,6 +88,15 @@ pub const MATCHABLE: &[(Tag, &str)] = &[
     (0x0018_5100, "PatientPosition"),
     (0x0032_1060, "RequestedProcedureDescription"),
     (LAST_WANTED, "PerformedProcedureStepDescription"),
+];
+
+/// What a scanner tells phases, energies and times of one place by, the surest first. Acquisition Number, Image Type and kernel
+/// do so too, and are read anyhow.
+pub const PHASE: &[(Tag, &str)] = &[
+    (0x0020_0100, "TemporalPositionIdentifier"),
+    (0x0018_1060, "TriggerTime"),
+    (0x0018_0060, "KVP"),
+    (0x0008_0032, "AcquisitionTime"),
 ];
 
 const LAST_WANTED: Tag = 0x0040_0254;
@@ -120,7 +133,8 @@ const WANTED: &[Tag] = &[
 ];
 
 fn wanted(tag: Tag) -> bool {
-    WANTED.contains(&tag) || MATCHABLE.iter().any(|(matchable, _)| *matchable == tag)
+    let named = |table: &[(Tag, &str)]| table.iter().any(|(named, _)| *named == tag);
+    WANTED.contains(&tag) || named(MATCHABLE) || named(PHASE)
 }
 
 /// Enough for nearly every header, private groups included.
@@ -131,33 +145,58 @@ const MAX_HEADER: usize = 32 << 20;
 impl Instance {
     /// Reads a Part 10 file up to Pixel Data. Memory, depth and lengths are bounded whatever the file claims.
     pub fn read(path: &Path) -> Result<Self, HeaderError> {
-        let io_error = |source| HeaderError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = std::fs::File::open(path).map_err(io_error)?;
-        grow(file, io_error, |head, complete| {
-            let (transfer_syntax_uid, data_set) = file_meta(head)?;
-            Self::parse(&head[data_set..], complete, &transfer_syntax_uid, path)
+        read_fields(path, LAST_WANTED, wanted, |fields, transfer_syntax_uid| {
+            fields.to_instance(transfer_syntax_uid, path)
         })
     }
 
     /// Reads the beginning of a data set (no preamble, no file meta group). `complete` tells whether it is the whole of it;
     /// if not, [`HeaderError::NeedMore`] says that the attributes go on behind it. `path` is only noted in the result.
     pub fn parse(data: &[u8], complete: bool, transfer_syntax_uid: &Uid, path: &Path) -> Result<Self, HeaderError> {
-        let encoding = Encoding::of(transfer_syntax_uid);
-        if !encoding.deflated {
-            return Fields::collect(data, encoding, LAST_WANTED, wanted, complete)?
-                .into_instance(transfer_syntax_uid, path);
-        }
-        let broken = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof if !complete => HeaderError::NeedMore { at_hand: data.len() },
-            _ => HeaderError::Malformed(format!("its deflated data set is broken: {error}")),
-        };
-        grow(flate2::read::DeflateDecoder::new(data), broken, |head, complete| {
-            Fields::collect(head, encoding, LAST_WANTED, wanted, complete)?.into_instance(transfer_syntax_uid, path)
+        parse_fields(data, complete, transfer_syntax_uid, LAST_WANTED, wanted, |fields| {
+            fields.to_instance(transfer_syntax_uid, path)
         })
     }
+}
+
+/// Reads the wanted top-level attributes of a Part 10 file up to the tag `until`, within the bounds of [`Instance::read`].
+pub(in crate::dicom) fn read_fields<T>(
+    path: &Path,
+    until: Tag,
+    wanted: fn(Tag) -> bool,
+    read: impl Fn(&Fields<'_>, &Uid) -> Result<T, HeaderError>,
+) -> Result<T, HeaderError> {
+    let io_error = |source| HeaderError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(io_error)?;
+    grow(file, io_error, |head, complete| {
+        let (syntax, data_set) = file_meta(head)?;
+        let of = |fields: &Fields<'_>| read(fields, &syntax);
+        parse_fields(&head[data_set..], complete, &syntax, until, wanted, of)
+    })
+}
+
+fn parse_fields<T>(
+    data: &[u8],
+    complete: bool,
+    transfer_syntax_uid: &Uid,
+    until: Tag,
+    wanted: fn(Tag) -> bool,
+    read: impl Fn(&Fields<'_>) -> Result<T, HeaderError>,
+) -> Result<T, HeaderError> {
+    let encoding = Encoding::of(transfer_syntax_uid);
+    if !encoding.deflated {
+        return read(&Fields::collect(data, encoding, until, wanted, complete)?);
+    }
+    let broken = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof if !complete => HeaderError::NeedMore { at_hand: data.len() },
+        _ => HeaderError::Malformed(format!("its deflated data set is broken: {error}")),
+    };
+    grow(flate2::read::DeflateDecoder::new(data), broken, |head, complete| {
+        read(&Fields::collect(head, encoding, until, wanted, complete)?)
+    })
 }
 
 /// Splits a Part 10 file (PS3.10 7.1): its transfer syntax and where the data set begins.
@@ -223,7 +262,7 @@ fn missing(keyword: &'static str, tag: &'static str, text: String) -> HeaderErro
 }
 
 impl Fields<'_> {
-    fn into_instance(self, transfer_syntax_uid: &Uid, path: &Path) -> Result<Instance, HeaderError> {
+    fn to_instance(&self, transfer_syntax_uid: &Uid, path: &Path) -> Result<Instance, HeaderError> {
         let bits_allocated = self.short(0x0028_0100).unwrap_or(0);
         let bits_stored = self.short(0x0028_0101).unwrap_or(bits_allocated);
         let pixel_signed = self.short(0x0028_0103) == Some(1);
@@ -283,6 +322,12 @@ impl Fields<'_> {
                 .integer(0x0028_0008)
                 .and_then(|frames| usize::try_from(frames).ok())
                 .unwrap_or(1),
+            frame_number: None,
+            phase: PHASE
+                .iter()
+                .map(|&(tag, keyword)| (keyword, self.text(tag)))
+                .filter(|(_, text)| !text.is_empty())
+                .collect(),
             matchable: matchable.filter(|(_, text)| !text.is_empty()).collect(),
         })
     }

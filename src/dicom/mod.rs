@@ -11,3 +11,4 @@ pub mod object;
 pub mod implicit;
 pub mod codec;
 pub mod header;
+pub mod frames;

@@ -1,5 +1,6 @@
 //! One object on its way to disk: the durable sequence.
 
+use crate::dicom::frames::MULTI_FRAME_CT;
 use crate::dicom::header::{HeaderError, Instance};
 use crate::dicom::part10;
 use crate::intake::whole;
@@ -163,6 +164,10 @@ impl Spool {
                 .map_err(|e| IntakeError::io("read", &self.temporary.path, &e))?
                 .map_err(IntakeError::CannotUnderstand)?;
         }
+        if MULTI_FRAME_CT.contains(&claim.sop_class_uid.as_str()) {
+            // What cannot be taken apart later is better refused now, while the sender listens.
+            Instance::images(&self.temporary.path).map_err(|error| IntakeError::CannotUnderstand(error.to_string()))?;
+        }
         Ok(instance)
     }
 
@@ -202,11 +207,9 @@ impl Spool {
 }
 
 /// CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage (PS3.4 table B.5-1).
-pub(in crate::intake) const CT_SOP_CLASSES: [&str; 3] = [
-    "1.2.840.10008.5.1.4.1.1.2",
-    "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.2.2",
-];
+pub(in crate::intake) const CT_SOP_CLASSES: [&str; 3] =
+    ["1.2.840.10008.5.1.4.1.1.2", MULTI_FRAME_CT[0], MULTI_FRAME_CT[1]];
+
 /// Whether two files hold the same bytes behind their meta groups, in the same transfer syntax.
 fn same_data_set(a: &mut File, b: &mut File) -> io::Result<bool> {
     let (a_meta, b_meta) = (

@@ -6,7 +6,7 @@
 //!
 //! # Where a region lies
 //!
-//! A contour or frame belongs to the slice that it refers to by SOP Instance UID; without such a reference, to the slice nearest
+//! A contour or frame belongs to the slice that it refers to by SOP Instance UID (and frame number); without such a reference, to the slice nearest
 //! to its own position, at most half a slice away. A reference and a position that lie further apart than that are a
 //! contradiction and an error. Every slice counts with its own position, orientation and spacing, so tilted and uneven stacks
 //! are true. The frame of reference must be the CT's.
@@ -170,7 +170,15 @@ enum Shape {
 struct Contour {
     points: Vec<Vec3>,
     /// The images that it refers to.
-    images: Vec<Uid>,
+    images: Vec<Image>,
+}
+
+/// An image that is referred to.
+#[derive(Clone, Debug)]
+struct Image {
+    sop_instance_uid: Uid,
+    /// Referenced Frame Number, from 1; empty when all frames, or the only one, are meant.
+    frames: Vec<u32>,
 }
 
 /// What of a segment one frame shows.
@@ -185,7 +193,7 @@ struct Piece {
 struct Frame {
     plane: Option<Plane>,
     /// The images that it was derived from.
-    images: Vec<Uid>,
+    images: Vec<Image>,
 }
 
 impl Region {
@@ -277,14 +285,18 @@ fn common(fields: &Fields<'_>, kind: Kind) -> Labels {
 const FRAME_OF_REFERENCE_UID: Tag = 0x0020_0052;
 const SERIES_INSTANCE_UID: Tag = 0x0020_000E;
 const REFERENCED_SOP_INSTANCE_UID: Tag = 0x0008_1155;
+const REFERENCED_FRAME_NUMBER: Tag = 0x0008_1160;
 
-/// Referenced SOP Instance UIDs of a sequence's items.
-fn references(of: &Fields<'_>, sequence: Tag) -> Result<Vec<Uid>, HeaderError> {
-    let items = of.items(sequence)?;
-    Ok(items
-        .iter()
-        .filter_map(|item| item.uid(REFERENCED_SOP_INSTANCE_UID).ok())
-        .collect())
+/// The images that a sequence's items refer to.
+fn references(of: &Fields<'_>, sequence: Tag) -> Result<Vec<Image>, HeaderError> {
+    let image = |item: &Fields<'_>| {
+        let frames = item.all_decimals(REFERENCED_FRAME_NUMBER).unwrap_or_default();
+        Some(Image {
+            sop_instance_uid: item.uid(REFERENCED_SOP_INSTANCE_UID).ok()?,
+            frames: frames.into_iter().map(|number| number as u32).collect(),
+        })
+    };
+    Ok(of.items(sequence)?.iter().filter_map(image).collect())
 }
 
 /// The first concept of a code sequence, and the first of the modifier sequence within it.

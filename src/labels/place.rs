@@ -6,7 +6,7 @@ use crate::labels::moments::{self, Moments};
 use crate::labels::paint::{Window, bounds, copy, resample, window_of};
 use crate::labels::plane::Plane;
 use crate::labels::raster;
-use crate::labels::{Contour, Labels, LabelsError, Piece, Region, Shape};
+use crate::labels::{Contour, Image, Labels, LabelsError, Piece, Region, Shape};
 use crate::mask::Block;
 use crate::series::{Series, SliceName};
 use ndarray::{Array3, ArrayViewMut2, s};
@@ -30,7 +30,8 @@ pub struct Placer<'a> {
     heights: Vec<f64>,
     normal: Vec3,
     step_mm: f64,
-    slices: BTreeMap<&'a Uid, usize>,
+    /// The slices of each object: one, or those of its frames, with their numbers.
+    slices: BTreeMap<&'a Uid, Vec<(Option<u32>, usize)>>,
     /// Every frame of a segmentation lies on a slice, and slices are as far apart as frames.
     slice_by_slice: bool,
 }
@@ -92,12 +93,18 @@ impl<'a> Placer<'a> {
             .map(|plane| dot(sub(plane.position, planes[0].position), normal))
             .collect();
         let step_mm = heights[heights.len() - 1] / (heights.len() - 1).max(1) as f64;
-        let uids = series.slices.iter().map(|slice| &slice.sop_instance_uid);
+        let mut slices: BTreeMap<&Uid, Vec<(Option<u32>, usize)>> = BTreeMap::new();
+        for (k, slice) in series.slices.iter().enumerate() {
+            slices
+                .entry(&slice.sop_instance_uid)
+                .or_default()
+                .push((slice.frame_number, k));
+        }
         let mut placer = Self {
             labels,
             grid: &series.grid,
             frame_of_reference_uid: &series.frame_of_reference_uid,
-            slices: uids.zip(0..).collect(),
+            slices,
             planes,
             heights,
             normal,
@@ -135,7 +142,7 @@ impl<'a> Placer<'a> {
             let theirs: Vec<&str> = named.iter().map(|uid| uid.as_str()).collect();
             return Err(self.other_frame(theirs.join(", ")));
         }
-        let refers = |images: &[Uid]| images.iter().any(|uid| self.slices.contains_key(uid));
+        let refers = |images: &[Image]| images.iter().any(|image| self.slices_of(image).next().is_some());
         let region_refers = |region: &Region| match &region.shape {
             Shape::Contours(contours) => contours.iter().any(|contour| refers(&contour.images)),
             Shape::Pieces(_) => false,
@@ -197,16 +204,25 @@ impl<'a> Placer<'a> {
         }
     }
 
+    /// The slices that a reference means.
+    fn slices_of<'b>(&'b self, image: &'b Image) -> impl Iterator<Item = usize> + 'b {
+        let meant =
+            |number: Option<u32>| image.frames.is_empty() || number.is_none_or(|number| image.frames.contains(&number));
+        let of_object = self.slices.get(&image.sop_instance_uid).into_iter().flatten();
+        of_object.filter(move |(number, _)| meant(*number)).map(|(_, k)| *k)
+    }
+
     /// Half a slice, and what rounding adds.
     fn allowed_mm(&self) -> f64 {
         0.5 * self.step_mm + 0.01
     }
 
     /// The slice of what lies at `height` and refers to `images`; `None` outside of the CT.
-    fn slice(&self, what: impl Fn() -> String, images: &[Uid], height: f64) -> Result<Option<usize>, LabelsError> {
+    fn slice(&self, what: impl Fn() -> String, images: &[Image], height: f64) -> Result<Option<usize>, LabelsError> {
         let nearest = self.nearest(height);
         let distance_mm = |k: usize| (height - self.heights[k]).abs();
-        let referenced = images.iter().filter_map(|uid| Some((uid, *self.slices.get(uid)?)));
+        let slices = |image| self.slices_of(image).map(|k| (&image.sop_instance_uid, k));
+        let referenced = images.iter().flat_map(slices);
         let referenced = referenced.min_by(|a, b| distance_mm(a.1).total_cmp(&distance_mm(b.1)));
         match referenced {
             Some((uid, index)) if distance_mm(index) > self.allowed_mm() => Err(LabelsError::Contradiction {

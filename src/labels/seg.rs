@@ -3,7 +3,6 @@
 use crate::dicom::fields::{Fields, HeaderError};
 use crate::dicom::object::Object;
 use crate::dicom::scan::Tag;
-use crate::dicom::uid::Uid;
 use crate::labels::frames::{Frames, Run};
 use crate::labels::plane::Plane;
 use crate::labels::{
@@ -176,7 +175,7 @@ impl<'a> Groups<'a> {
         let step_mm = measures
             .and_then(|item| item.decimal(0x0018_0088))
             .filter(|mm| *mm > 0.0);
-        let mut images: Vec<Uid> = Vec::new();
+        let mut images = Vec::new();
         for derivation in self.group(n, 0x0008_9124)? {
             images.append(&mut references(&derivation, 0x0008_2112)?);
         }

@@ -1,10 +1,10 @@
 //! The modules every result shares, named as PS3.3 names them, and the patient's and study's attributes from the source.
 
-use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::results::dataset::{self, DataSet, Value};
 use crate::results::header;
 use crate::results::origin::Origin;
+use crate::results::reference::SourceObject;
 use crate::results::{self, ResultError, ResultObject, Source};
 use crate::structure::{Code, Structure};
 use dicom::core::Tag;
@@ -206,9 +206,8 @@ pub(crate) fn tracking_uid(source: &Source<'_>, structure: &Structure) -> Uid {
 }
 
 /// An item of Source Image Sequence.
-pub(crate) fn source_image(instance: &Instance) -> DataSet {
-    let mut item = DataSet::default();
-    item.put_reference(&instance.sop_class_uid, &instance.sop_instance_uid);
+pub(crate) fn source_image(source: &SourceObject<'_>) -> DataSet {
+    let mut item = source.item();
     item.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, SOURCE_IMAGE);
     item
 }

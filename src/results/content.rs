@@ -6,6 +6,7 @@ use crate::dicom::uid::Uid;
 use crate::results::common;
 use crate::results::dataset::{DataSet, Value};
 use crate::results::origin::Origin;
+use crate::results::reference::SourceObject;
 use crate::structure::Code;
 use dicom::core::VR;
 use dicom::dictionary_std::tags;
@@ -64,14 +65,21 @@ pub(crate) fn number(name: Code, value: f64, unit: Code) -> DataSet {
     item
 }
 
-/// A reference to an image, or to a segment of one.
-pub(crate) fn image(name: Code, sop_class_uid: &Uid, sop_instance_uid: &Uid, segment: Option<u16>) -> DataSet {
+/// A reference to an image, or to frames of one.
+pub(crate) fn image(name: Code, source: &SourceObject<'_>) -> DataSet {
+    let mut item = item(CONTAINS, "IMAGE", name);
+    item.item(tags::REFERENCED_SOP_SEQUENCE, |reference| {
+        source.put(reference);
+    });
+    item
+}
+
+/// A reference to a segment.
+pub(crate) fn segment(name: Code, sop_class_uid: &Uid, sop_instance_uid: &Uid, number: u16) -> DataSet {
     let mut item = item(CONTAINS, "IMAGE", name);
     item.item(tags::REFERENCED_SOP_SEQUENCE, |reference| {
         reference.put_reference(sop_class_uid, sop_instance_uid);
-        if let Some(number) = segment {
-            reference.shorts(tags::REFERENCED_SEGMENT_NUMBER, &[number]);
-        }
+        reference.shorts(tags::REFERENCED_SEGMENT_NUMBER, &[number]);
     });
     item
 }

@@ -1,7 +1,8 @@
 //! Masks as a plain file, for judges that must compare an object with what was computed.
 //!
 //! One line of JSON, a line feed, then the masks. The line holds `columns`, `rows`, the `sop_instance_uids` of the slices in order
-//! and the `structures` in order. A mask is `slices × rows × columns` bits, column fastest, the first in the least significant bit
+//! with their `frame_numbers`
+//! (null for single frames) and the `structures` in order. A mask is `slices × rows × columns` bits, column fastest, the first in the least significant bit
 //! of its byte; each mask begins at a byte. `numpy.unpackbits(…, bitorder="little")` reads it.
 
 use crate::mask::Mask;
@@ -12,6 +13,7 @@ struct Head<'a> {
     columns: usize,
     rows: usize,
     sop_instance_uids: Vec<&'a str>,
+    frame_numbers: Vec<Option<u32>>,
     structures: Vec<&'a str>,
 }
 
@@ -22,6 +24,7 @@ pub fn dump(series: &Series, masks: &[Mask]) -> Vec<u8> {
         columns,
         rows,
         sop_instance_uids: series.slices.iter().map(|s| s.sop_instance_uid.as_str()).collect(),
+        frame_numbers: series.slices.iter().map(|s| s.frame_number).collect(),
         structures: masks.iter().map(|m| m.structure.name).collect(),
     };
     let mut out = serde_json::to_vec(&head).expect("strings and numbers are JSON");
@@ -59,7 +62,9 @@ mod tests {
             frame_of_reference_uid: uid,
             slices: Vec::new(),
             grid,
+            uneven: None,
             set_aside: Vec::new(),
+            remarks: Vec::new(),
         };
         let structure = crate::structure::by_name("liver").unwrap();
         let mask = Mask {

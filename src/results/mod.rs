@@ -17,6 +17,7 @@ mod names;
 pub(crate) mod dataset;
 pub(crate) mod header;
 mod origin;
+mod reference;
 
 use crate::dicom::uid::Uid;
 use crate::mask::Mask;

@@ -9,7 +9,7 @@ use crate::results::content::{self, CONTAINS, HAS_CONCEPT_MOD, dcm};
 use crate::results::dataset::DataSet;
 use crate::results::origin::Origin;
 use crate::results::picture::Sheet;
-use crate::results::{Identity, ResultError, ResultObject, sc, sr};
+use crate::results::{Identity, ResultError, ResultObject, reference, sc, sr};
 use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
@@ -109,9 +109,10 @@ fn write_picture(notice: &Notice<'_>) -> Result<ResultObject, ResultError> {
         &sheet,
         &content::plain(&said, 1024).replace('\\', "/"),
     )?;
-    draft
-        .data
-        .items(tags::SOURCE_IMAGE_SEQUENCE, vec![common::source_image(notice.instance)]);
+    draft.data.items(
+        tags::SOURCE_IMAGE_SEQUENCE,
+        vec![common::source_image(&reference::slice(notice.instance))],
+    );
     draft.finish(&PICTURE, &origin)
 }
 
@@ -124,12 +125,7 @@ fn write_report(notice: &Notice<'_>) -> Result<ResultObject, ResultError> {
     let children = vec![
         content::code(HAS_CONCEPT_MOD, dcm("121058", "Procedure reported"), sr::CT),
         content::text(CONTAINS, dcm("121106", "Comment"), &text),
-        content::image(
-            dcm("121112", "Source of Measurement"),
-            &instance.sop_class_uid,
-            &instance.sop_instance_uid,
-            None,
-        ),
+        content::image(dcm("121112", "Source of Measurement"), &reference::slice(instance)),
     ];
     let evidence = vec![(
         &instance.series_instance_uid,

@@ -13,7 +13,7 @@ use crate::results::common::{self, Draft};
 use crate::results::contour::{self, Drawing, Polygon};
 use crate::results::dataset::{self, DataSet, MAX_SHORT_VALUE, Value};
 use crate::results::simplify::Tolerance;
-use crate::results::{self, ResultError, ResultObject, Source, names};
+use crate::results::{self, ResultError, ResultObject, Source, names, reference};
 use dicom::core::VR;
 use dicom::dictionary_std::tags;
 
@@ -181,7 +181,10 @@ fn description(source: &Source<'_>) -> String {
 /// Study, series and every slice the contours may lie on.
 fn referenced_frame_of_reference(data: &mut DataSet, source: &Source<'_>) {
     let series = source.series;
-    let images = series.slices.iter().map(image_reference).collect();
+    let images = reference::of_series(series)
+        .iter()
+        .map(|object| object.item())
+        .collect();
     data.item(tags::REFERENCED_FRAME_OF_REFERENCE_SEQUENCE, |frame| {
         frame.uid(tags::FRAME_OF_REFERENCE_UID, &series.frame_of_reference_uid);
         frame.item(tags::RT_REFERENCED_STUDY_SEQUENCE, |study| {
@@ -195,12 +198,6 @@ fn referenced_frame_of_reference(data: &mut DataSet, source: &Source<'_>) {
             });
         });
     });
-}
-
-fn image_reference(instance: &Instance) -> DataSet {
-    let mut item = DataSet::default();
-    item.put_reference(&instance.sop_class_uid, &instance.sop_instance_uid);
-    item
 }
 
 /// A ROI's contours, and their greatest distance from the voxel edges.
@@ -233,7 +230,7 @@ fn roi_contour(source: &Source<'_>, planes: &[Plane], n: usize, mask: &Mask) -> 
         for polygon in outline.contours {
             area += contour::area(&polygon);
             let mut item = DataSet::default();
-            item.items(tags::CONTOUR_IMAGE_SEQUENCE, vec![image_reference(instance)]);
+            item.items(tags::CONTOUR_IMAGE_SEQUENCE, vec![reference::slice(instance).item()]);
             holes |= contour::area(&polygon) < 0.0;
             item.text(tags::NUMBER_OF_CONTOUR_POINTS, polygon.len().to_string());
             item.text(tags::CONTOUR_NUMBER, (contours.len() + 1).to_string());

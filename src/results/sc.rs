@@ -7,7 +7,7 @@ use crate::results::common::{self, Draft};
 use crate::results::dataset::Value;
 use crate::results::origin::Origin;
 use crate::results::picture::Sheet;
-use crate::results::{ResultError, ResultObject, Source};
+use crate::results::{ResultError, ResultObject, Source, reference};
 use dicom::core::VR;
 use dicom::dictionary_std::tags;
 
@@ -29,7 +29,10 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let said =
         "Contact sheet of structures outlined by AI, not reviewed by a physician; not for diagnosis or measurement";
     put_picture(&mut draft, &origin, source.sheet, said)?;
-    let sources = source.series.slices.iter().map(common::source_image).collect();
+    let sources = reference::of_series(source.series)
+        .iter()
+        .map(common::source_image)
+        .collect();
     draft.data.items(tags::SOURCE_IMAGE_SEQUENCE, sources);
     draft.finish(&KIND, &origin)
 }

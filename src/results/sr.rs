@@ -13,7 +13,7 @@ use crate::results::common;
 use crate::results::content::{self, CONTAINS, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, dcm};
 use crate::results::dataset::DataSet;
 use crate::results::origin::Origin;
-use crate::results::{self, Measure, ResultError, ResultObject, Source};
+use crate::results::{self, Measure, ResultError, ResultObject, Source, reference};
 use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
@@ -72,7 +72,10 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     let segmentation = [&segmentation_storage(), &origin.sop_instance_uid(SEGMENTATION)];
     let segmentation_series = origin.series_instance_uid_of(SEGMENTATION);
     let series = source.series;
-    let slices = series.slices.iter().map(|s| (&s.sop_class_uid, &s.sop_instance_uid));
+    let objects = reference::of_series(series);
+    let slices = objects
+        .iter()
+        .map(|o| (&o.instance.sop_class_uid, &o.instance.sop_instance_uid));
     let mut evidence = vec![(&series.series_instance_uid, slices.collect())];
     if segmented(source) {
         evidence.push((&segmentation_series, vec![segmentation.into()]));
@@ -137,18 +140,15 @@ fn place(source: &Source<'_>, origin: &Origin<'_>, n: usize, mask: &Mask) -> Vec
     let series = source.series;
     if !segmented(source) {
         let name = dcm("121112", "Source of Measurement");
-        let slice = |k: usize| {
-            let slice = &series.slices[k];
-            content::image(name, &slice.sop_class_uid, &slice.sop_instance_uid, None)
-        };
-        return mask.slices().map(slice).collect();
+        let objects = reference::objects(mask.slices().map(|k| &series.slices[k]));
+        return objects.iter().map(|object| content::image(name, object)).collect();
     }
     vec![
-        content::image(
+        content::segment(
             dcm("121191", "Referenced Segment"),
             &segmentation_storage(),
             &origin.sop_instance_uid(SEGMENTATION),
-            Some(n as u16 + 1),
+            n as u16 + 1,
         ),
         content::uid_reference(
             CONTAINS,

@@ -53,7 +53,7 @@ pub fn grant(permissions: &[Permission], asked: &[Role]) -> Vec<Role> {
         let may_use = service.is_some_and(|s| s.permission.is_none_or(|needed| permissions.contains(&needed)));
         let may_give = retrievable(&role.sop_class_uid).is_some() && permissions.contains(&Permission::Retrieve);
         let may_provide = may_give || role.sop_class_uid == PUSH_MODEL;
-        (service.is_some() || may_provide).then(|| Role {
+        (may_use || may_provide).then(|| Role {
             sop_class_uid: role.sop_class_uid.clone(),
             scu: role.scu && may_use,
             scp: role.scp && may_provide,

@@ -4,15 +4,17 @@
 //! order nothing, because scanners and archives set them as they please.
 
 mod rejection;
+mod split;
 mod stack;
 
 pub use crate::series::rejection::{Rejection, SliceName};
 
+use crate::dicom::frames::MULTI_FRAME_CT;
 use crate::dicom::header::Instance;
 use crate::dicom::uid::Uid;
 use crate::geometry::{Grid, cross, dot, norm, sub};
 use crate::series::stack::{
-    Slice, distinct_positions, even_steps, grid_of, on_one_line, one_orientation, ordered, same_frame_and_matrix,
+    Slice, distinct_positions, even_grid, grid_of, on_one_line, one_orientation, ordered, same_frame_and_matrix, steps,
 };
 use std::collections::BTreeSet;
 
@@ -32,9 +34,25 @@ pub struct Series {
     /// `slices[k]` is the slice at grid index k. The SEG and RTSTRUCT copy their plane geometry from here.
     pub slices: Vec<Instance>,
     /// Directions are Image Orientation's; along k the direction from the first to the last slice, so that a tilted stack stays true.
+    /// Its k counts slices: where `uneven` is set, its step is only their mean.
     pub grid: Grid,
+    /// Set when the slices do not lie evenly.
+    pub uneven: Option<Uneven>,
     /// Instances that were left out, with the reason (localizer, exact duplicate, …).
     pub set_aside: Vec<(Uid, String)>,
+    /// What a person should know of how the series was taken: which stack of several, and how slices lie that do not lie evenly.
+    pub remarks: Vec<String>,
+}
+
+/// How a stack of uneven spacing is computed on: an even one is interpolated, and what was found there is brought back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Uneven {
+    /// From the first slice to the last, along the same line.
+    pub grid: Grid,
+    /// Where slice k lies on it, counted in its own steps; ascending.
+    pub at: Vec<f64>,
+    /// Steps much wider than usual, where slices seem to be lost: the slice before each, and what to say of it.
+    pub gaps: Vec<(usize, String)>,
 }
 
 /// How whole a series looks while more of it may still come.
@@ -52,14 +70,22 @@ pub struct Evidence {
 }
 
 const CT_IMAGE_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.2";
-/// Enhanced CT and Legacy Converted Enhanced CT.
-const MULTI_FRAME_CT: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 /// Image Type values of pictures that are no slices. GE writes SCREEN SAVE, Siemens protocol pages CT_SOM5 PROT and the like.
 const NOT_SLICES: &[&str] = &[
     "LOCALIZER",
     "MIP",
     "MINIP",
     "PROJECTION IMAGE",
+    "MAX_IP",
+    "MIN_IP",
+    "MEAN_IP",
+    "MEDIAN_IP",
+    "CURVED_MPR",
+    "VOLUME_RENDER",
+    "SURFACE_RENDER",
+    // Maps of blood flow and of energies: their values are no Hounsfield units of tissue.
+    "PERFUSION",
+    "MATERIAL_FRACTION",
     "SCREEN SAVE",
     "DOSE",
     "DOSE_INFO",
@@ -86,10 +112,15 @@ pub fn assemble(instances: Vec<Instance>, requirements: &Requirements) -> Result
         frame_of_reference_uid,
         slices: stack.slices.iter().map(|slice| slice.instance.clone()).collect(),
         grid: stack.grid,
+        uneven: stack.uneven,
+        remarks: stack.remarks,
         set_aside: stack
             .set_aside
             .into_iter()
-            .map(|(instance, why)| (instance.sop_instance_uid.clone(), why))
+            .map(|(instance, why)| {
+                let frame = instance.frame_number.map(|number| format!("frame {number}: "));
+                (instance.sop_instance_uid.clone(), frame.unwrap_or_default() + &why)
+            })
             .collect(),
     })
 }
@@ -108,12 +139,13 @@ pub fn evidence(instances: &[Instance], requirements: &Requirements) -> Evidence
                 ),
             };
             let (slices, extent_mm) = (stack.slices.len(), stack.extent_mm);
+            let gap = stack.gap();
             Evidence {
                 slices,
                 extent_mm,
-                gap_free: true,
-                sufficient: short.is_none(),
-                why,
+                gap_free: gap.is_none(),
+                sufficient: short.is_none() && gap.is_none(),
+                why: gap.unwrap_or(why),
             }
         }
         Err(rejection) => Evidence {
@@ -132,15 +164,30 @@ type SetAside<'a> = Vec<(&'a Instance, String)>;
 struct Stack<'a> {
     slices: Vec<Slice<'a>>,
     grid: Grid,
+    uneven: Option<Uneven>,
     extent_mm: f64,
     set_aside: SetAside<'a>,
+    remarks: Vec<String>,
 }
 
 impl<'a> Stack<'a> {
     fn arrange(instances: &'a [Instance]) -> Result<Self, Rejection> {
         let mut set_aside = Vec::new();
         let slices = usable(instances, &mut set_aside)?;
-        let (slices, [row, column]) = one_orientation(slices, &mut set_aside)?;
+        let mut aside = Vec::new();
+        let stack = match Self::of_one(slices.clone(), &mut aside) {
+            Err(rejection) if rejection.is_mixture() => split::largest(&slices, &mut set_aside, rejection),
+            other => {
+                set_aside.append(&mut aside);
+                other
+            }
+        };
+        Ok(Self { set_aside, ..stack? })
+    }
+
+    /// The stack that slices form which are taken to be of one.
+    fn of_one(slices: Vec<&'a Instance>, set_aside: &mut SetAside<'a>) -> Result<Self, Rejection> {
+        let (slices, [row, column]) = one_orientation(slices, set_aside)?;
         same_frame_and_matrix(&slices)?;
         let normal = cross(row, column);
         let angle_deg = normal[2].abs().clamp(0.0, 1.0).acos().to_degrees();
@@ -150,13 +197,13 @@ impl<'a> Stack<'a> {
                 limit_deg: MAX_OFF_AXIAL_DEG,
             });
         }
-        let slices = distinct_positions(ordered(&slices, normal)?, &mut set_aside)?;
-        let spacing_mm = even_steps(&slices)?;
+        let slices = distinct_positions(ordered(&slices, normal)?, set_aside)?;
+        let steps = steps(&slices)?;
         let (first, last) = (&slices[0], &slices[slices.len() - 1]);
         let way = sub(last.position, first.position);
         let length = norm(way);
         let step = way.map(|c| c / length);
-        on_one_line(&slices, step, length)?;
+        on_one_line(&slices, step, length, steps.even)?;
         let tilt_deg = dot(step, normal).clamp(-1.0, 1.0).acos().to_degrees();
         if tilt_deg > MAX_TILT_DEG {
             return Err(Rejection::Tilt {
@@ -164,19 +211,34 @@ impl<'a> Stack<'a> {
                 limit_deg: MAX_TILT_DEG.floor(),
             });
         }
-        let extent_mm = last.along_mm - first.along_mm + spacing_mm;
+        let extent_mm = last.along_mm - first.along_mm + steps.usual_mm;
         let grid = grid_of(
             first,
             [row, column, step],
             length / (slices.len() - 1) as f64,
             slices.len(),
         )?;
+        let mut remarks = Vec::new();
+        let uneven = if steps.even {
+            None
+        } else {
+            let even = even_grid(&slices, &grid, steps)?;
+            remarks.push(even.describe(&slices));
+            remarks.extend(even.gaps.iter().map(|(_, gap)| gap.clone()));
+            Some(even)
+        };
         Ok(Self {
             slices,
             grid,
+            uneven,
             extent_mm,
-            set_aside,
+            set_aside: Vec::new(),
+            remarks,
         })
+    }
+
+    fn gap(&self) -> Option<String> {
+        Some(self.uneven.as_ref()?.gaps.first()?.1.clone())
     }
 
     fn satisfy(&self, requirements: &Requirements) -> Result<(), Rejection> {
@@ -194,6 +256,27 @@ impl<'a> Stack<'a> {
     }
 }
 
+impl Series {
+    /// The first place where slices seem to be lost, in words.
+    pub fn gap(&self) -> Option<&str> {
+        Some(&self.uneven.as_ref()?.gaps.first()?.1)
+    }
+}
+
+impl Uneven {
+    fn describe(&self, slices: &[Slice<'_>]) -> String {
+        let steps = slices.windows(2).map(|pair| pair[1].along_mm - pair[0].along_mm);
+        let (least, most) = steps.fold((f64::INFINITY, 0.0f64), |(least, most), mm| {
+            (least.min(mm), most.max(mm))
+        });
+        format!(
+            "the slices lie {least:.2} to {most:.2} mm apart: organs were found on an even stack of {} slices \
+             interpolated between them, and outlined on the slices themselves",
+            self.grid.size[2]
+        )
+    }
+}
+
 fn missing(instance: &Instance, keyword: &'static str) -> Rejection {
     Rejection::MissingAttribute {
         slice: SliceName::of(instance),
@@ -204,7 +287,7 @@ fn missing(instance: &Instance, keyword: &'static str) -> Rejection {
 /// The CT slices among the instances, in an order that does not depend on arrival.
 fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result<Vec<&'a Instance>, Rejection> {
     let mut all: Vec<&Instance> = instances.iter().collect();
-    all.sort_by(|a, b| (&a.sop_instance_uid, &a.path).cmp(&(&b.sop_instance_uid, &b.path)));
+    all.sort_by_key(|i| (&i.sop_instance_uid, i.frame_number, &i.path));
     let first = *all.first().ok_or(Rejection::Empty)?;
     for other in &all {
         one_identity(first, other)?;
@@ -214,7 +297,7 @@ fn usable<'a>(instances: &'a [Instance], set_aside: &mut SetAside<'a>) -> Result
     for instance in all {
         match no_slice(instance) {
             Some(why) => set_aside.push((instance, why)),
-            None if !seen.insert(&instance.sop_instance_uid) => {
+            None if !seen.insert((&instance.sop_instance_uid, instance.frame_number)) => {
                 set_aside.push((instance, "came more than once".into()))
             }
             None => slices.push(instance),
@@ -276,7 +359,8 @@ fn no_slice(instance: &Instance) -> Option<String> {
 
 /// Checks what every slice must say for itself.
 fn complete(instance: &Instance) -> Result<(), Rejection> {
-    if instance.number_of_frames > 1 || MULTI_FRAME_CT.contains(&instance.sop_class_uid.as_str()) {
+    let several = instance.number_of_frames > 1 || MULTI_FRAME_CT.contains(&instance.sop_class_uid.as_str());
+    if several && instance.frame_number.is_none() {
         let slice = SliceName::of(instance);
         return Err(Rejection::MultiFrame {
             slice,

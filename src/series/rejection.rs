@@ -8,6 +8,8 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SliceName {
     pub instance_number: Option<i64>,
+    /// Of a frame of a multi-frame object, from 1.
+    pub frame_number: Option<u32>,
     pub sop_instance_uid: Uid,
 }
 
@@ -15,6 +17,7 @@ impl SliceName {
     pub fn of(instance: &Instance) -> Self {
         Self {
             instance_number: instance.instance_number,
+            frame_number: instance.frame_number,
             sop_instance_uid: instance.sop_instance_uid.clone(),
         }
     }
@@ -22,9 +25,10 @@ impl SliceName {
 
 impl fmt::Display for SliceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.instance_number {
-            Some(number) => write!(f, "slice {number} ({})", self.sop_instance_uid),
-            None => write!(f, "unnumbered slice {}", self.sop_instance_uid),
+        match (self.frame_number, self.instance_number) {
+            (Some(frame), _) => write!(f, "frame {frame} of {}", self.sop_instance_uid),
+            (None, Some(number)) => write!(f, "slice {number} ({})", self.sop_instance_uid),
+            (None, None) => write!(f, "unnumbered slice {}", self.sop_instance_uid),
         }
     }
 }
@@ -44,7 +48,9 @@ pub enum Rejection {
     SeveralPatients { first: SliceName, second: SliceName },
     #[error("none of the {count} instances is a CT slice; {example}")]
     NothingUsable { count: usize, example: String },
-    #[error("{slice} is a multi-frame object ({frames} frames), which this version does not read")]
+    #[error(
+        "{slice} is a multi-frame object ({frames} frames) without functional groups that say where each frame lies"
+    )]
     MultiFrame { slice: SliceName, frames: usize },
     #[error("{slice} has no usable {keyword}")]
     MissingAttribute { slice: SliceName, keyword: &'static str },
@@ -104,7 +110,7 @@ pub enum Rejection {
     },
     #[error(
         "gap of {gap_mm:.2} mm where slices lie {spacing_mm:.2} mm apart: between {below} at {below_mm:.2} mm \
-         and {above} at {above_mm:.2} mm"
+         and {above} at {above_mm:.2} mm; at most three steps and 10 mm are bridged"
     )]
     Gap {
         below: SliceName,
@@ -116,7 +122,7 @@ pub enum Rejection {
     },
     #[error(
         "uneven spacing: {step_mm:.3} mm between {below} at {below_mm:.2} mm and {above} at {above_mm:.2} mm, \
-         but {spacing_mm:.3} mm elsewhere"
+         but {spacing_mm:.3} mm elsewhere; at most 10 mm are bridged"
     )]
     Uneven {
         below: SliceName,
@@ -143,6 +149,14 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Whether several stacks in one series may be the cause.
+    pub(in crate::series) fn is_mixture(&self) -> bool {
+        matches!(
+            self,
+            Self::Mixed { .. } | Self::MixedOrientation { .. } | Self::RepeatedPositions { .. }
+        )
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -153,7 +167,9 @@ impl Rejection {
                 "the sender reuses a Series Instance UID; nothing may be computed on a mixture, correct it at the source"
             }
             Self::SeveralSeries(..) => "a sender mixes series; this is a fault in what was sent or in medlsamd",
-            Self::MultiFrame { .. } => "let the scanner or PACS send classic single-frame CT images",
+            Self::MultiFrame { .. } => {
+                "let the scanner or PACS send Enhanced CT with functional groups, or single-frame CT images"
+            }
             Self::MissingAttribute {
                 keyword: "FrameOfReferenceUID",
                 ..

@@ -3,14 +3,20 @@
 use crate::dicom::header::Instance;
 use crate::geometry::{Grid, Vec3, dot, norm, sub};
 use crate::series::rejection::{Rejection, SliceName};
-use crate::series::{SetAside, missing};
+use crate::series::{SetAside, Uneven, missing};
 
 /// Orientations closer than this, cosine by cosine, are the same: a quarter of a millimetre across half a body.
-const COSINE_TOLERANCE: f64 = 1e-3;
+pub const COSINE_TOLERANCE: f64 = 1e-3;
 /// A picture turned further than this is no slice of the stack, but one of it.
 const ACROSS_DEG: f64 = 45.0;
 const SAME_POSITION_MM: f64 = 0.01;
+/// A step this much wider than usual looks like a lost slice.
 const GAP_FACTOR: f64 = 1.5;
+/// The widest step that is bridged: two lost slices, and no more than the thickest slices in use.
+const MAX_STEP_FACTOR: f64 = 3.0;
+pub const MAX_STEP_MM: f64 = 10.0;
+/// An even stack has at most this many times the slices that came.
+const MAX_GROWTH: usize = 4;
 const JITTER_MM: f64 = 0.1;
 const JITTER_FRACTION: f64 = 0.01;
 /// How far a slice may lie from its place on the even grid: positions are stored rounded.
@@ -33,7 +39,7 @@ impl Slice<'_> {
 }
 
 /// Row and column cosine, made exactly orthonormal.
-fn orientation(instance: &Instance) -> Result<[Vec3; 2], Rejection> {
+pub fn orientation(instance: &Instance) -> Result<[Vec3; 2], Rejection> {
     let [a, b, c, d, e, f] = instance
         .image_orientation
         .ok_or_else(|| missing(instance, "ImageOrientationPatient"))?;
@@ -99,7 +105,7 @@ pub fn one_orientation<'a>(
     Ok((members, main))
 }
 
-fn cosine_difference(a: &[Vec3; 2], b: &[Vec3; 2]) -> f64 {
+pub fn cosine_difference(a: &[Vec3; 2], b: &[Vec3; 2]) -> f64 {
     a.as_flattened()
         .iter()
         .zip(b.as_flattened())
@@ -165,6 +171,7 @@ pub fn ordered<'a>(slices: &[&'a Instance], normal: Vec3) -> Result<Vec<Slice<'a
         (
             slice.instance.instance_number.unwrap_or(i64::MAX),
             &slice.instance.sop_instance_uid,
+            slice.instance.frame_number,
         )
     };
     ordered.sort_by(|a, b| a.along_mm.total_cmp(&b.along_mm).then_with(|| rank(a).cmp(&rank(b))));
@@ -224,49 +231,120 @@ pub fn distinct_positions<'a>(
     Ok(kept)
 }
 
-/// The median distance along the normal, when all distances are that.
-pub fn even_steps(slices: &[Slice]) -> Result<f64, Rejection> {
+/// How far apart slices lie along the normal.
+pub struct Steps {
+    /// The median; of two middles the lower, for the wider step is the suspect one.
+    pub usual_mm: f64,
+    /// A step that few are narrower than.
+    narrow_mm: f64,
+    pub even: bool,
+}
+
+impl Steps {
+    fn tolerance_mm(&self) -> f64 {
+        JITTER_MM.max(JITTER_FRACTION * self.usual_mm)
+    }
+}
+
+/// The steps of a stack, unless one of them is too wide to be bridged.
+pub fn steps(slices: &[Slice]) -> Result<Steps, Rejection> {
     if slices.len() < 2 {
         return Err(Rejection::TooFewSlices {
             count: slices.len(),
             min: 2,
         });
     }
-    let mut steps: Vec<f64> = slices
+    let step_mm = |pair: &[Slice]| pair[1].along_mm - pair[0].along_mm;
+    let mut sorted: Vec<f64> = slices.windows(2).map(step_mm).collect();
+    sorted.sort_by(f64::total_cmp);
+    let mut steps = Steps {
+        usual_mm: sorted[(sorted.len() - 1) / 2],
+        narrow_mm: sorted[(sorted.len() - 1) / 10],
+        even: false,
+    };
+    let (usual, tolerance) = (steps.usual_mm, steps.tolerance_mm());
+    steps.even = sorted.iter().all(|mm| (mm - usual).abs() <= tolerance);
+    if steps.even {
+        return Ok(steps);
+    }
+    let widest_mm = (MAX_STEP_FACTOR * usual).min(MAX_STEP_MM) + tolerance;
+    if sorted[sorted.len() - 1] <= widest_mm {
+        return Ok(steps);
+    }
+    // Of the steps that are too wide, the first that is not the usual one.
+    let odd = |pair: &&[Slice]| step_mm(pair) > widest_mm && (step_mm(pair) - usual).abs() > tolerance;
+    let widest = |a: &&[Slice], b: &&[Slice]| step_mm(a).total_cmp(&step_mm(b));
+    let pair = slices.windows(2).find(odd).or_else(|| slices.windows(2).max_by(widest));
+    let pair = pair.expect("two slices at least");
+    let (below, above) = (pair[0].name(), pair[1].name());
+    let (below_mm, above_mm) = (pair[0].along_mm, pair[1].along_mm);
+    if step_mm(pair) > GAP_FACTOR * usual {
+        return Err(Rejection::Gap {
+            below,
+            below_mm,
+            above,
+            above_mm,
+            gap_mm: step_mm(pair),
+            spacing_mm: usual,
+        });
+    }
+    Err(Rejection::Uneven {
+        below,
+        below_mm,
+        above,
+        above_mm,
+        step_mm: step_mm(pair),
+        spacing_mm: usual,
+    })
+}
+
+/// An even grid over an uneven stack, as fine as its narrower steps: a stack that only lost slices keeps its own places.
+pub fn even_grid(slices: &[Slice], grid: &Grid, steps: Steps) -> Result<Uneven, Rejection> {
+    let length_mm = grid.spacing_mm[2] * (slices.len() - 1) as f64;
+    let along_mm = |slice: &Slice| slice.along_mm - slices[0].along_mm;
+    let height_mm = along_mm(&slices[slices.len() - 1]);
+    let pitch = (height_mm / steps.narrow_mm - 0.05).ceil().max(1.0) as usize;
+    let count = (pitch + 1).min(MAX_GROWTH * slices.len());
+    let per_mm = (count - 1) as f64 / height_mm;
+    let mut even = grid_of(&slices[0], grid.directions, length_mm / (count - 1) as f64, count)?;
+    even.origin = grid.origin;
+    Ok(Uneven {
+        grid: even,
+        at: slices.iter().map(|slice| along_mm(slice) * per_mm).collect(),
+        gaps: gaps(slices, steps.usual_mm),
+    })
+}
+
+/// Steps much wider than usual and than one beside them. Where the spacing changes on purpose, only the first step looks so.
+fn gaps(slices: &[Slice], usual_mm: f64) -> Vec<(usize, String)> {
+    let steps: Vec<f64> = slices
         .windows(2)
         .map(|pair| pair[1].along_mm - pair[0].along_mm)
         .collect();
-    steps.sort_by(f64::total_cmp);
-    // The lower of two middles: the wider step is the suspect one.
-    let spacing_mm = steps[(steps.len() - 1) / 2];
-    let tolerance_mm = JITTER_MM.max(JITTER_FRACTION * spacing_mm);
-    let uneven = |pair: &&[Slice]| (pair[1].along_mm - pair[0].along_mm - spacing_mm).abs() > tolerance_mm;
-    let gap = |pair: &&[Slice]| uneven(pair) && pair[1].along_mm - pair[0].along_mm > GAP_FACTOR * spacing_mm;
-    if let Some(pair) = slices.windows(2).find(gap) {
-        return Err(Rejection::Gap {
-            below: pair[0].name(),
-            below_mm: pair[0].along_mm,
-            above: pair[1].name(),
-            above_mm: pair[1].along_mm,
-            gap_mm: pair[1].along_mm - pair[0].along_mm,
-            spacing_mm,
-        });
+    let mut gaps = Vec::new();
+    for (k, step_mm) in steps.iter().enumerate() {
+        let beside = [k.wrapping_sub(1), k + 1].map(|n| steps.get(n).copied().unwrap_or(f64::INFINITY));
+        let narrower_mm = usual_mm.max(beside[0].min(beside[1]).min(*step_mm));
+        if *step_mm > GAP_FACTOR * narrower_mm {
+            let [below, above] = [&slices[k], &slices[k + 1]];
+            gaps.push((
+                k,
+                format!(
+                    "{step_mm:.2} mm instead of {usual_mm:.2} mm between {} at {:.2} mm and {} at {:.2} mm: slices may be lost there",
+                    below.name(),
+                    below.along_mm,
+                    above.name(),
+                    above.along_mm
+                ),
+            ));
+        }
     }
-    if let Some(pair) = slices.windows(2).find(uneven) {
-        return Err(Rejection::Uneven {
-            below: pair[0].name(),
-            below_mm: pair[0].along_mm,
-            above: pair[1].name(),
-            above_mm: pair[1].along_mm,
-            step_mm: pair[1].along_mm - pair[0].along_mm,
-            spacing_mm,
-        });
-    }
-    Ok(spacing_mm)
+    gaps
 }
 
-/// Checks each slice against its place on the even line from first to last, which is where the grid will put it.
-pub fn on_one_line(slices: &[Slice], step: Vec3, length_mm: f64) -> Result<(), Rejection> {
+/// Checks each slice against its place on the line from first to last, and along it where the slices lie evenly, which is where
+/// the grid will put it.
+pub fn on_one_line(slices: &[Slice], step: Vec3, length_mm: f64, even: bool) -> Result<(), Rejection> {
     let origin = slices[0].position;
     for (k, slice) in slices.iter().enumerate() {
         let way = sub(slice.position, origin);
@@ -277,7 +355,7 @@ pub fn on_one_line(slices: &[Slice], step: Vec3, length_mm: f64) -> Result<(), R
             (along.max(0.0), "ahead"),
             ((-along).max(0.0), "short"),
         ] {
-            if off_mm > OFF_STACK_MM {
+            if off_mm > OFF_STACK_MM && (even || direction == "beside") {
                 return Err(Rejection::OffStack {
                     slice: slice.name(),
                     off_mm,

@@ -4,14 +4,19 @@ pub mod body;
 mod bits;
 mod pixels;
 mod resample;
+mod uneven;
 
 pub use crate::volume::pixels::DECODABLE_TRANSFER_SYNTAXES;
 pub use crate::volume::resample::to_patient_axes;
 
+use crate::dicom::header::Instance;
 use crate::geometry::Grid;
 use crate::progress::Progress;
 use crate::series::{Series, SliceName};
+use crate::volume::pixels::Source;
 use ndarray::Array3;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Outside of the volume, outside of the scanner's field of view, and the lowest value kept: air.
@@ -35,7 +40,8 @@ pub enum VolumeError {
     Cancelled,
 }
 
-/// Decodes every slice and applies its own rescale slope and intercept; padding becomes air (−1024 HU).
+/// Decodes every slice and applies its own rescale slope and intercept; padding becomes air (−1024 HU). Where the slices lie
+/// unevenly the volume is an even one interpolated between them ([`crate::series::Uneven`]), so that its geometry is true.
 ///
 /// # Errors
 /// Names the first slice of the stack that is unreadable, cut short or of a kind that is not decoded.
@@ -45,6 +51,7 @@ pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, V
     let mut hu = Array3::from_elem(grid.shape(), AIR_HU);
     let plane = (grid.size[0] * grid.size[1]).max(1);
     let voxels = hu.as_slice_mut().expect("a new array is contiguous");
+    let opened = opened(series);
     // Slices are handed out in order, so the failure with the lowest index is always among those met.
     let queue = Mutex::new(series.slices.iter().zip(voxels.chunks_mut(plane)).enumerate());
     let outcome = Mutex::new(Outcome {
@@ -61,7 +68,7 @@ pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, V
                     let result = if progress.cancelled() {
                         None
                     } else {
-                        Some(pixels::read_hu(instance, out))
+                        Some(read_hu(&opened, instance, out))
                     };
                     let mut outcome = outcome.lock().expect("no thread panics with the outcome");
                     match result {
@@ -83,7 +90,31 @@ pub fn reconstruct(series: &Series, progress: &dyn Progress) -> Result<Volume, V
     match outcome.failure {
         Some((_, error)) => Err(error),
         None if outcome.cancelled => Err(VolumeError::Cancelled),
-        None => Ok(Volume { grid, hu }),
+        None => Ok(match &series.uneven {
+            Some(uneven) => Volume {
+                hu: uneven::to_even(&hu, uneven),
+                grid: uneven.grid.clone(),
+            },
+            None => Volume { grid, hu },
+        }),
+    }
+}
+
+/// The files that hold several slices, by path; the others are opened when their turn comes.
+type Opened<'a> = BTreeMap<&'a Path, Result<Source, String>>;
+
+fn opened(series: &Series) -> Opened<'_> {
+    let mut opened = Opened::new();
+    for frame in series.slices.iter().filter(|slice| slice.frame_number.is_some()) {
+        opened.entry(&frame.path).or_insert_with(|| Source::open(frame));
+    }
+    opened
+}
+
+fn read_hu(opened: &Opened<'_>, instance: &Instance, out: &mut [i16]) -> Result<(), String> {
+    match opened.get(instance.path.as_path()) {
+        Some(source) => source.as_ref().map_err(Clone::clone)?.read_hu(instance, out),
+        None => Source::open(instance)?.read_hu(instance, out),
     }
 }
 

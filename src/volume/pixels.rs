@@ -1,16 +1,19 @@
-//! One slice's stored pixels → Hounsfield units.
+//! One slice's stored pixels, a file of its own or a frame of one, → Hounsfield units.
 //!
 //! Uncompressed pixels are taken from the file as they are, compressed ones decoded by [`crate::dicom::codec`]. dicom-rs's Modality LUT (which
 //! fails on 16-bit signed CT) is not used.
 
 use crate::dicom::codec::Frame;
+use crate::dicom::frames;
 use crate::dicom::header::{Instance, file_meta};
 use crate::dicom::object::inflate;
-use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError};
+use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError, Tag};
 use crate::dicom::uid::Uid;
 use crate::volume::AIR_HU;
 use std::borrow::Cow;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 /// What we can turn into HU: the uncompressed ones, then the compressed ones whose decoder was tried (not 12-bit JPEG).
 pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
@@ -32,41 +35,245 @@ pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
     "1.2.840.10008.1.2.4.203",
 ];
 const NATIVE: usize = 4;
+const EXTENDED_OFFSET_TABLE: Tag = 0x7FE0_0001;
 
-/// A single-frame CT of 1024² at 16 bits is 2 MiB; headers may bring some more.
-const MAX_FILE: u64 = 256 << 20;
+/// What is read of a file at once: a compressed or deflated object, or the header of one that is neither.
+const MAX_READ: u64 = 4 << 30;
+/// How much is read to find where Pixel Data begins; the last is the longest header we take.
+const HEADS: [u64; 3] = [64 << 10, 1 << 20, 32 << 20];
 
-/// Fills `out` (rows × columns) with the HU of one slice. The error is a sentence without the slice's name.
-pub fn read_hu(instance: &Instance, out: &mut [i16]) -> Result<(), String> {
-    check_kind(instance)?;
-    let sample_bytes = usize::from(instance.bits_allocated / 8);
-    let expected = instance.rows * instance.columns * sample_bytes;
-    if out.len() * sample_bytes != expected {
-        return Err(format!(
-            "{} rows × {} columns do not fit the series",
-            instance.rows, instance.columns
-        ));
+/// The Pixel Data of one file, opened once for all its frames.
+pub struct Source {
+    transfer_syntax: Uid,
+    big_endian: bool,
+    stored: Stored,
+}
+
+enum Stored {
+    /// Uncompressed, `there` of `declared` bytes, beginning at `at` in the file: read frame by frame.
+    Native {
+        file: File,
+        at: u64,
+        declared: u64,
+        there: u64,
+    },
+    /// Of a deflated data set.
+    Inflated { pixels: Vec<u8>, declared: u64 },
+    /// Items with the fragments, and the Extended Offset Table (7FE0,0001).
+    Encapsulated { items: Vec<u8>, extended: Vec<u8> },
+}
+
+impl Source {
+    /// Finds the Pixel Data of an image's file. The error is a sentence without the slice's name.
+    pub fn open(instance: &Instance) -> Result<Self, String> {
+        let cannot = |error: std::io::Error| format!("cannot read {}: {error}", instance.path.display());
+        let file = File::open(&instance.path).map_err(cannot)?;
+        let length = file.metadata().map_err(cannot)?.len();
+        let syntax = &instance.transfer_syntax_uid;
+        if !DECODABLE_TRANSFER_SYNTAXES.contains(&syntax.as_str()) {
+            return Err(format!(
+                "pixels in transfer syntax {syntax} are not decoded by this version"
+            ));
+        }
+        let deflated = Encoding::of(syntax).deflated;
+        for size in HEADS {
+            let mut head = Vec::new();
+            let most = if deflated { MAX_READ } else { size };
+            (&file).seek(SeekFrom::Start(0)).map_err(cannot)?;
+            (&file).take(most).read_to_end(&mut head).map_err(cannot)?;
+            let (_, start) = file_meta(&head).map_err(|error| error.to_string())?;
+            let found = if deflated {
+                Self::inflated(syntax, &inflate(&head[start..])?)
+            } else {
+                Self::located(syntax, &file, &head, start)
+            };
+            match found {
+                Err(Missing::Beyond) if (head.len() as u64) < length => {}
+                Err(Missing::Beyond) => return Err("the file is cut short, or has no Pixel Data".into()),
+                Err(Missing::Damaged(problem)) => return Err(problem),
+                Ok(found) => return Ok(found),
+            }
+        }
+        Err(format!("its Pixel Data do not begin within {} MiB", HEADS[2] >> 20))
     }
-    let file = read_file(instance)?;
-    let (transfer_syntax, start) = file_meta(&file).map_err(|error| error.to_string())?;
-    let encoding = Encoding::of(&transfer_syntax);
-    let data_set = if encoding.deflated {
-        Cow::Owned(inflate(&file[start..])?)
-    } else {
-        Cow::Borrowed(&file[start..])
-    };
-    let stored = stored_bytes(instance, &data_set, &transfer_syntax, expected)?;
-    let table = hu_table(instance);
-    match (sample_bytes, encoding.big_endian) {
-        (1, false) => stored
-            .iter()
-            .zip(out)
-            .for_each(|(byte, hu)| *hu = table[usize::from(*byte)]),
-        (2, false) => samples(&stored, u16::from_le_bytes, &table, out),
-        (2, true) => samples(&stored, u16::from_be_bytes, &table, out),
-        _ => return Err("8-bit pixels in big endian words are not supported".into()),
+
+    fn inflated(syntax: &Uid, data: &[u8]) -> Result<Self, Missing> {
+        let found = find(data, Encoding::of(syntax))?;
+        let rest = &data[found.offset..];
+        let there = rest.len().min(found.length as usize);
+        Ok(Self {
+            transfer_syntax: syntax.clone(),
+            big_endian: false,
+            stored: Stored::Inflated {
+                pixels: rest[..there].to_vec(),
+                declared: found.length.into(),
+            },
+        })
     }
-    Ok(())
+
+    fn located(syntax: &Uid, file: &File, head: &[u8], start: usize) -> Result<Self, Missing> {
+        let encoding = Encoding::of(syntax);
+        let found = find(&head[start..], encoding)?;
+        let io = |error: std::io::Error| Missing::Damaged(format!("the file cannot be read: {error}"));
+        let at = (start + found.offset) as u64;
+        let native = DECODABLE_TRANSFER_SYNTAXES[..NATIVE].contains(&syntax.as_str());
+        let stored = match (native, found.undefined_length) {
+            (true, false) => Stored::Native {
+                at,
+                declared: found.length.into(),
+                there: file.metadata().map_err(io)?.len() - at,
+                file: file.try_clone().map_err(io)?,
+            },
+            (false, true) => {
+                let mut items = Vec::new();
+                let mut rest = file;
+                rest.seek(SeekFrom::Start(at)).map_err(io)?;
+                rest.take(MAX_READ).read_to_end(&mut items).map_err(io)?;
+                let extended = found.extended;
+                Stored::Encapsulated { items, extended }
+            }
+            (is_native, _) => {
+                let not = if is_native { "" } else { "not " };
+                return Err(Missing::Damaged(format!(
+                    "Pixel Data is {not}encapsulated, against transfer syntax {syntax}"
+                )));
+            }
+        };
+        Ok(Self {
+            transfer_syntax: syntax.clone(),
+            big_endian: encoding.big_endian,
+            stored,
+        })
+    }
+
+    /// Fills `out` (rows × columns) with the HU of one slice. The error is a sentence without the slice's name.
+    pub fn read_hu(&self, instance: &Instance, out: &mut [i16]) -> Result<(), String> {
+        check_kind(instance)?;
+        let sample_bytes = usize::from(instance.bits_allocated / 8);
+        let expected = instance.rows * instance.columns * sample_bytes;
+        if out.len() * sample_bytes != expected {
+            return Err(format!(
+                "{} rows × {} columns do not fit the series",
+                instance.rows, instance.columns
+            ));
+        }
+        let stored = self.stored_bytes(instance, expected)?;
+        let table = hu_table(instance);
+        match (sample_bytes, self.big_endian) {
+            (1, false) => stored
+                .iter()
+                .zip(out)
+                .for_each(|(byte, hu)| *hu = table[usize::from(*byte)]),
+            (2, false) => samples(&stored, u16::from_le_bytes, &table, out),
+            (2, true) => samples(&stored, u16::from_be_bytes, &table, out),
+            _ => return Err("8-bit pixels in big endian words are not supported".into()),
+        }
+        Ok(())
+    }
+
+    /// Exactly `expected` bytes of stored values, little endian unless the data set is big endian.
+    fn stored_bytes(&self, instance: &Instance, expected: usize) -> Result<Cow<'_, [u8]>, String> {
+        let (count, index) = place(instance);
+        let wanted = count as u64 * expected as u64;
+        let check = |declared: u64, there: u64| {
+            let frames = if count > 1 {
+                format!(" in {count} frames")
+            } else {
+                String::new()
+            };
+            if declared < wanted {
+                return Err(format!(
+                    "Pixel Data is {declared} bytes long, but Rows × Columns{frames} ask for {wanted}"
+                ));
+            }
+            let short = || format!("the file is cut short: {there} of {wanted} bytes of pixels are there");
+            (there >= wanted).then_some(()).ok_or_else(short)
+        };
+        match &self.stored {
+            Stored::Native {
+                file,
+                at,
+                declared,
+                there,
+            } => {
+                check(*declared, *there)?;
+                let mut stored = vec![0; expected];
+                file.read_exact_at(&mut stored, at + index as u64 * expected as u64)
+                    .map_err(|error| format!("cannot read {}: {error}", instance.path.display()))?;
+                Ok(Cow::Owned(stored))
+            }
+            Stored::Inflated { pixels, declared } => {
+                check(*declared, pixels.len() as u64)?;
+                Ok(Cow::Borrowed(&pixels[index * expected..][..expected]))
+            }
+            Stored::Encapsulated { items, extended } => {
+                let frames = frames::divide(items, 0, count, extended)?;
+                let stored = self.decode(instance, frames[index].concat())?;
+                if stored.len() != expected {
+                    return Err(format!(
+                        "decoding gave {} bytes, but Rows × Columns ask for {expected}",
+                        stored.len()
+                    ));
+                }
+                Ok(Cow::Owned(stored))
+            }
+        }
+    }
+
+    fn decode(&self, instance: &Instance, stream: Vec<u8>) -> Result<Vec<u8>, String> {
+        let frame = Frame {
+            rows: instance.rows,
+            columns: instance.columns,
+            bits_allocated: instance.bits_allocated,
+            bits_stored: instance.bits_stored,
+            photometric_interpretation: &instance.photometric_interpretation,
+            transfer_syntax: &self.transfer_syntax,
+            stream,
+        };
+        frame.decode()
+    }
+}
+
+/// How many frames the object of an image holds, and which it is, from 0.
+fn place(instance: &Instance) -> (usize, usize) {
+    match instance.frame_number {
+        Some(number) => (instance.number_of_frames, number as usize - 1),
+        None => (1, 0),
+    }
+}
+
+/// Where Pixel Data begins in a data set.
+struct Found {
+    offset: usize,
+    length: u32,
+    undefined_length: bool,
+    extended: Vec<u8>,
+}
+
+/// Why Pixel Data was not found.
+enum Missing {
+    /// The bytes at hand end before it.
+    Beyond,
+    Damaged(String),
+}
+
+fn find(data: &[u8], encoding: Encoding) -> Result<Found, Missing> {
+    let (mut found, mut extended) = (None, Vec::new());
+    let scanned = scan::scan(data, encoding, PIXEL_DATA, |element| match element.tag {
+        PIXEL_DATA => found = Some((element.offset, element.length, element.undefined_length)),
+        EXTENDED_OFFSET_TABLE => extended = element.value.to_vec(),
+        _ => {}
+    });
+    match (found, scanned) {
+        (Some((offset, length, undefined_length)), _) => Ok(Found {
+            offset,
+            length,
+            undefined_length,
+            extended,
+        }),
+        (None, Err(ScanError::Malformed(problem))) => Err(Missing::Damaged(format!("the file is damaged: {problem}"))),
+        (None, _) => Err(Missing::Beyond),
+    }
 }
 
 fn samples(stored: &[u8], read: fn([u8; 2]) -> u16, table: &[i16], out: &mut [i16]) {
@@ -89,82 +296,6 @@ fn check_kind(instance: &Instance) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn read_file(instance: &Instance) -> Result<Vec<u8>, String> {
-    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", instance.path.display());
-    let file = std::fs::File::open(&instance.path).map_err(cannot)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("the file is longer than {} MiB", MAX_FILE >> 20));
-    }
-    Ok(bytes)
-}
-
-/// Exactly `expected` bytes of stored values, little endian unless the data set is big endian.
-fn stored_bytes<'a>(
-    instance: &Instance,
-    data: &'a [u8],
-    transfer_syntax: &Uid,
-    expected: usize,
-) -> Result<Cow<'a, [u8]>, String> {
-    let mut found = None;
-    scan::scan(data, Encoding::of(transfer_syntax), PIXEL_DATA, |element| {
-        if element.tag == PIXEL_DATA {
-            found = Some(element);
-        }
-    })
-    .map_err(scan_problem)?;
-    let element = found.ok_or("it has no Pixel Data")?;
-    if !DECODABLE_TRANSFER_SYNTAXES.contains(&transfer_syntax.as_str()) {
-        return Err(format!(
-            "pixels in transfer syntax {transfer_syntax} are not decoded by this version"
-        ));
-    }
-    if DECODABLE_TRANSFER_SYNTAXES[..NATIVE].contains(&transfer_syntax.as_str()) {
-        if element.undefined_length || (element.length as usize) < expected {
-            let length = element.length;
-            return Err(format!(
-                "Pixel Data is {length} bytes long, but Rows × Columns ask for {expected}"
-            ));
-        }
-        let there = element.value.len();
-        let value = element.value.get(..expected);
-        return value.map(Cow::Borrowed).ok_or(format!(
-            "the file is cut short: {there} of {expected} bytes of pixels are there"
-        ));
-    }
-    if !element.undefined_length {
-        return Err(format!(
-            "Pixel Data is not encapsulated, as transfer syntax {transfer_syntax} demands"
-        ));
-    }
-    let fragments = scan::fragments(data, element.offset).map_err(scan_problem)?;
-    let frame = Frame {
-        rows: instance.rows,
-        columns: instance.columns,
-        bits_allocated: instance.bits_allocated,
-        bits_stored: instance.bits_stored,
-        photometric_interpretation: &instance.photometric_interpretation,
-        transfer_syntax,
-        stream: fragments.concat(),
-    };
-    let stored = frame.decode()?;
-    if stored.len() != expected {
-        return Err(format!(
-            "decoding gave {} bytes, but Rows × Columns ask for {expected}",
-            stored.len()
-        ));
-    }
-    Ok(Cow::Owned(stored))
-}
-
-fn scan_problem(error: ScanError) -> String {
-    match error {
-        ScanError::NeedMore => "the file is cut short".into(),
-        ScanError::Malformed(problem) => format!("the file is damaged: {problem}"),
-    }
 }
 
 /// HU of every possible stored value: masked to Bits Stored, signed as Pixel Representation says, rescaled, padding as air.

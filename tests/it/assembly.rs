@@ -5,9 +5,10 @@ use dicom::core::{DataElement, PrimitiveValue, VR};
 use dicom::dictionary_std::tags;
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::uid::Uid;
+use medlsamd::gather;
 use medlsamd::geometry::Grid;
 use medlsamd::progress::Silent;
-use medlsamd::series::{Rejection, Requirements, assemble, evidence};
+use medlsamd::series::{Rejection, Requirements, Series, assemble, evidence};
 use medlsamd::volume::{Volume, reconstruct, to_patient_axes};
 use ndarray::Array3;
 use proptest::prelude::*;
@@ -313,14 +314,20 @@ fn scouts_copies_and_lone_repeats_are_set_aside() {
 }
 
 #[test]
-fn a_lost_slice_is_a_gap_between_named_neighbours() {
+fn a_lost_slice_is_bridged_and_named() {
     let mut instances = sample();
     instances.remove(12);
-    assert_eq!(
-        refusal(instances.clone()).to_string(),
-        "gap of 8.00 mm where slices lie 4.00 mm apart: between slice 12 (2.25.1002.12) at 143.00 mm \
-         and slice 14 (2.25.1002.14) at 151.00 mm"
-    );
+    let gap = "8.00 mm instead of 4.00 mm between slice 12 (2.25.1002.12) at 143.00 mm and slice 14 (2.25.1002.14) at 151.00 mm: \
+               slices may be lost there";
+    let series = assemble(instances.clone(), &ANY).unwrap();
+    assert_eq!(series.gap(), Some(gap));
+    let uneven = series.uneven.unwrap();
+    assert_eq!((uneven.grid.size[2], uneven.gaps[0].0), (30, 11));
+    assert!((uneven.grid.spacing_mm[2] - 4.0).abs() < 1e-9);
+    let at = |k: usize| if k < 12 { k as f64 } else { k as f64 + 1.0 };
+    assert!(uneven.at.iter().enumerate().all(|(k, own)| (own - at(k)).abs() < 1e-9));
+    // Yet nothing says that the lost slice is not on its way.
+    assert_eq!(gather::assembles(instances.clone(), &ANY), Err(gap.to_owned()));
     assert!(!evidence(&instances, &ANY).gap_free);
     // The first and the last leave no gap: only the requirements can tell.
     let whole = evidence(
@@ -378,7 +385,7 @@ fn what_nobody_can_put_right_is_refused_with_numbers() {
         (|s| s[3].pixel_spacing_mm = Some([1.7, 2.0]), "Pixel Spacing differs"),
         (
             |s| s[3].number_of_frames = 5,
-            "slice 4 (2.25.1002.4) is a multi-frame object (5 frames)",
+            "slice 4 (2.25.1002.4) is a multi-frame object (5 frames) without functional groups",
         ),
         (
             |s| s[3].image_orientation = Some([1.0, 0.0, 0.0, 0.0, 0.9998, 0.02]),
@@ -389,8 +396,17 @@ fn what_nobody_can_put_right_is_refused_with_numbers() {
             "impossible Image Orientation",
         ),
         (
-            |s| s[3] = moved(&s[3], [0.0, 0.0, 0.7]),
-            "uneven spacing: 4.700 mm between slice 3",
+            |s| drop(s.drain(4..8)),
+            "gap of 20.00 mm where slices lie 4.00 mm apart: between slice 4",
+        ),
+        (
+            |s| {
+                let more = |k: usize| 4.0 * k as f64 + if k > 9 { 3.0 } else { 0.0 };
+                s.iter_mut()
+                    .enumerate()
+                    .for_each(|(k, i)| *i = moved(i, [0.0, 0.0, more(k)]));
+            },
+            "uneven spacing: 11.000 mm between",
         ),
         (
             |s| s[3] = moved(&s[3], [1.0, 0.0, 0.0]),
@@ -439,6 +455,94 @@ fn what_nobody_can_put_right_is_refused_with_numbers() {
         let said = refusal(instances).to_string();
         assert!(said.contains(wanted), "{said}\nshould hold: {wanted}");
     }
+}
+
+/// Where every slice says itself where it lies, an uneven stack is true in place: here a ramp, which no interpolation bends.
+#[test]
+fn uneven_and_tilted_stacks_are_true_in_patient_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let tilt = 16.5f64.to_radians();
+    let mut phantom = Phantom::lying([1.0, 0.0, 0.0], [0.0, tilt.cos(), tilt.sin()]);
+    phantom.step = [0.0, 0.0, 2.0];
+    let mut instances = phantom.instances(dir.path());
+    // 2 mm below, 4 and 6 mm above.
+    let count = instances.len();
+    let mut k = 0;
+    instances.retain(|_| {
+        k += 1;
+        k < count / 3 || k % if k < 2 * count / 3 { 2 } else { 3 } == 0
+    });
+    let series = assemble(instances, &ANY).unwrap();
+    assert!(series.uneven.is_some() && series.remarks[0].contains("mm apart"));
+    let volume = reconstruct(&series, &Silent).unwrap();
+    assert_true_in_place(&volume, 1.01, "uneven and tilted");
+    assert_true_on_patient_axes(&volume, "uneven and tilted");
+}
+
+#[test]
+fn several_stacks_are_told_apart_and_the_largest_whole_one_is_taken() {
+    let second = |change: fn(&mut Instance)| {
+        let mut all = sample();
+        for (k, mut instance) in sample().into_iter().enumerate() {
+            instance.sop_instance_uid = uid(&format!("2.25.7.{k}"));
+            instance.instance_number = Some(100 + k as i64);
+            change(&mut instance);
+            all.push(instance);
+        }
+        all
+    };
+    type Case = (&'static str, fn(&mut Instance));
+    let cases: &[Case] = &[
+        ("AcquisitionNumber \"9\"", |i| i.acquisition_number = Some(9)),
+        ("ConvolutionKernel \"B70f\"", |i| {
+            drop(i.matchable.insert("ConvolutionKernel", "B70f".into()))
+        }),
+        ("TemporalPositionIdentifier \"2\"", |i| {
+            drop(i.phase.insert("TemporalPositionIdentifier", "2".into()))
+        }),
+        ("KVP \"140\"", |i| drop(i.phase.insert("KVP", "140".into()))),
+        ("a matrix of \"4 × 4 pixels of 1.000", |i| {
+            i.pixel_spacing_mm = Some([1.0, 1.0])
+        }),
+        ("ImageOrientationPatient", |i| {
+            i.image_orientation = Some([0.0, 1.0, 0.0, 0.0, 0.0, -1.0])
+        }),
+    ];
+    for (what, change) in cases {
+        let mut instances = second(*change);
+        let series = assemble(instances.clone(), &ANY).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let uids = |series: &Series| {
+            series
+                .slices
+                .iter()
+                .map(|s| s.sop_instance_uid.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert!(uids(&series).iter().all(|uid| uid.starts_with("2.25.1002.")), "{what}");
+        assert_eq!((series.slices.len(), series.set_aside.len()), (30, 30), "{what}");
+        assert!(
+            series.remarks[0].starts_with("the series holds 2 stacks; outlined is the one of 30 slices"),
+            "{what}"
+        );
+        assert!(
+            series.remarks[0].contains(what) && series.set_aside[0].1.contains(what),
+            "{:?}",
+            series.remarks
+        );
+        assert_eq!(series.grid, assemble(sample(), &ANY).unwrap().grid, "{what}");
+        // A slice lost from the first leaves the second whole, if that can be computed on at all.
+        instances.remove(12);
+        match assemble(instances, &ANY) {
+            Ok(other) => assert!(uids(&other).iter().all(|uid| uid.starts_with("2.25.7.")), "{what}"),
+            Err(error) => assert!(what.contains("Orientation"), "{what}: {error}"),
+        }
+    }
+    // A small whole stack does not stand for a large broken one.
+    let mut instances = second(|i| i.acquisition_number = Some(9));
+    instances.drain(30 + 8..);
+    instances.remove(12);
+    instances.remove(20);
+    assert!(refusal(instances).to_string().contains("repeat a position"));
 }
 
 #[test]

@@ -4,44 +4,16 @@
 use crate::support::dataset::Slice;
 use crate::support::log::Log;
 use crate::support::rude::{CT, CT_CONTEXT, ECHO_CONTEXT, Rude, VERIFICATION, message, request, store};
-use crate::support::shelf::{Server, peer_entry, settings};
+use crate::support::shelf::{Server, real_intake};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use medlsamd::config::{Dicom, Permission};
 use medlsamd::dicom::status::Status;
-use medlsamd::intake::{Intake, Options};
 use medlsamd::net::association::push_fragment;
 use medlsamd::net::pdu::{AssociateAccept, AssociateRequest, Proposed};
-use medlsamd::scp::serve;
-use medlsamd::store::Store;
 use std::io::Write;
-use std::net::SocketAddr;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 
 const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
-
-/// The real intake behind the real wire.
-async fn intake() -> (tempfile::TempDir, SocketAddr) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 64 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store, options).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let settings = settings(
-        Dicom::default(),
-        vec![peer_entry("SENDER", "any", &[Permission::Store])],
-    );
-    tokio::spawn(serve(listener, settings, intake, std::future::pending()));
-    (dir, address)
-}
 
 /// A good slice with these bytes put before its first attribute of group 0010.
 fn with_inserted(number: u32, bytes: &[u8]) -> (Slice, Vec<u8>) {
@@ -64,7 +36,7 @@ const SEQUENCE_END: [u8; 8] = [0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
 
 #[tokio::test]
 async fn monstrous_data_sets_are_refused_with_a_sentence() {
-    let (_dir, address) = intake().await;
+    let (_dir, address) = real_intake(|_| {}).await;
     let mut peer = Rude::associate(address).await;
     let depth = 2000;
     let mut nested = Vec::new();
@@ -98,7 +70,7 @@ async fn monstrous_data_sets_are_refused_with_a_sentence() {
 
 #[tokio::test]
 async fn a_deflate_bomb_is_refused_and_costs_its_bound() {
-    let (_dir, address) = intake().await;
+    let (_dir, address) = real_intake(|_| {}).await;
     let mut peer = Rude::connect(address).await;
     let mut wish = request("SENDER", "MEDLSAM");
     wish.contexts[1].transfer_syntaxes = vec![DEFLATED.into()];
@@ -133,7 +105,7 @@ async fn a_deflate_bomb_is_refused_and_costs_its_bound() {
 /// CP-246: an Unknown of undefined length holds implicit VR, whatever is around it. Philips scanners and PACS write such.
 #[tokio::test]
 async fn unknowns_of_undefined_length_are_taken_verbatim() {
-    let (dir, address) = intake().await;
+    let (dir, address) = real_intake(|_| {}).await;
     let mut peer = Rude::associate(address).await;
     let implicit_element = [&[9, 0, 2, 0x10, 4, 0, 0, 0][..], b"text"].concat();
     let unknown = [
@@ -158,7 +130,7 @@ async fn unknowns_of_undefined_length_are_taken_verbatim() {
 
 #[tokio::test]
 async fn a_flood_of_empty_and_tiny_fragments_is_only_slow() {
-    let (_dir, address) = intake().await;
+    let (_dir, address) = real_intake(|_| {}).await;
     let mut other = Rude::associate(address).await;
     let mut peer = Rude::associate(address).await;
     let slice = Slice::new("1.2.826.2", 1);

@@ -190,7 +190,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 pub fn series_of(folder: &Path) -> Series {
     let instances = files(folder)
         .iter()
-        .map(|file| Instance::read(file).expect("a CT slice"))
+        .flat_map(|file| Instance::images(file).expect("a CT image"))
         .collect();
     series::assemble(
         instances,

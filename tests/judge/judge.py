@@ -20,6 +20,39 @@ import numpy as np
 import pydicom
 
 
+def frame_headers(header):
+    """Each frame of a multi-frame object as the header of a single one; Instance Number is the frame's."""
+    shared = header.SharedFunctionalGroupsSequence[0]
+    found = []
+    for n, own in enumerate(header.PerFrameFunctionalGroupsSequence):
+        frame = pydicom.Dataset()
+        for keyword in ("SOPInstanceUID", "Rows", "Columns", "NumberOfFrames"):
+            frame[keyword] = header[keyword]
+        for group, keyword in (
+            ("PlanePositionSequence", "ImagePositionPatient"),
+            ("PlaneOrientationSequence", "ImageOrientationPatient"),
+            ("PixelMeasuresSequence", "PixelSpacing"),
+        ):
+            frame[keyword] = (own if group in own else shared)[group][0][keyword]
+        frame.InstanceNumber = n + 1
+        found.append(frame)
+    return found
+
+
+def by_source(seg, slices, **options):
+    """highdicom's pixels of every slice, whether slices are objects or frames of one."""
+    if slices.frames[0] is None:
+        return seg.get_pixels_by_source_instance(source_sop_instance_uids=slices.uids, **options)
+    assert len(set(slices.uids)) == 1, "one multi-frame object"
+    return seg.get_pixels_by_source_frame(slices.uids[0], [int(n) for n in slices.frames], **options)
+
+
+def referred(item, slices):
+    """The slice that an image reference means."""
+    frame = item.get("ReferencedFrameNumber")
+    return slices.index[(item.ReferencedSOPInstanceUID, int(frame)) if frame else item.ReferencedSOPInstanceUID]
+
+
 class Slices:
     """The CT's planes, sorted along their normal, and where each instance stands among them."""
 
@@ -28,7 +61,9 @@ class Slices:
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-                if header.get("Modality") == "CT" and "ImagePositionPatient" in header:
+                if "PerFrameFunctionalGroupsSequence" in header:
+                    headers += frame_headers(header)
+                elif header.get("Modality") == "CT" and "ImagePositionPatient" in header:
                     headers.append(header)
         orientation = np.array(headers[0].ImageOrientationPatient, float)
         self.row, self.column = orientation[:3], orientation[3:]
@@ -37,7 +72,9 @@ class Slices:
         self.headers = headers
         self.rows, self.columns = int(headers[0].Rows), int(headers[0].Columns)
         self.uids = [h.SOPInstanceUID for h in headers]
-        self.index = {uid: k for k, uid in enumerate(self.uids)}
+        self.frames = [h.get("InstanceNumber") if h.get("NumberOfFrames") else None for h in headers]
+        # By object, and by object and frame where there are frames.
+        self.index = {(uid, frame) if frame else uid: k for k, (uid, frame) in enumerate(zip(self.uids, self.frames))}
         self.positions = np.array([np.array(h.ImagePositionPatient, float) for h in headers])
         self.shape = (len(headers), self.rows, self.columns)
 
@@ -79,8 +116,9 @@ def read_seg_by_highdicom(path, slices):
     masks = {}
     if seg.SegmentationType == "LABELMAP":
         # Segment by segment, highdicom 0.28.2 casts 16-bit labels to 8 bits before it compares them.
-        labels = seg.get_pixels_by_source_instance(
-            source_sop_instance_uids=slices.uids,
+        labels = by_source(
+            seg,
+            slices,
             combine_segments=True,
             assert_missing_frames_are_empty=True,
             dtype=np.uint16,
@@ -89,8 +127,9 @@ def read_seg_by_highdicom(path, slices):
         return seg, {name: labels == number for number, name in numbers.items()}
     for number in seg.segment_numbers:
         description = seg.get_segment_description(number)
-        pixels = seg.get_pixels_by_source_instance(
-            source_sop_instance_uids=slices.uids,
+        pixels = by_source(
+            seg,
+            slices,
             segment_numbers=[number],
             assert_missing_frames_are_empty=True,
         )
@@ -160,6 +199,7 @@ def read_seg_by_positions(seg, slices):
         position = np.array(text, float)
         k = int(np.argmin(np.linalg.norm(slices.positions - position, axis=1)))
         source = slices.headers[k].ImagePositionPatient
+        assert referred(groups.DerivationImageSequence[0].SourceImageSequence[0], slices) == k, f"source of frame {n + 1}"
         unequal_text += [v.original_string for v in text] != [v.original_string for v in source]
         assert ("SegmentIdentificationSequence" in groups) != labelmap
         assert frame.any(), f"frame {n + 1} is empty"
@@ -199,7 +239,7 @@ def read_rtstruct(path, slices):
         fewest = 1 << 30
         drawn = {}
         for contour in roi.ContourSequence:
-            k = slices.index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+            k = referred(contour.ContourImageSequence[0], slices)
             longest = max(longest, sum(len(v.original_string) + 1 for v in contour.ContourData) - 1)
             longest_value = max(longest_value, max(len(v.original_string) for v in contour.ContourData))
             corners = np.array(contour.ContourData, float).reshape(-1, 3)
@@ -243,7 +283,8 @@ def read_masks(path, slices):
     head = json.loads(data[:line])
     shape = (len(head["sop_instance_uids"]), head["rows"], head["columns"])
     size = -(-int(np.prod(shape)) // 8)
-    order = [slices.index[uid] for uid in head["sop_instance_uids"]]
+    named = zip(head["sop_instance_uids"], head["frame_numbers"])
+    order = [slices.index[(uid, frame) if frame else uid] for uid, frame in named]
     masks = {}
     for n, name in enumerate(head["structures"]):
         raw = np.frombuffer(data, np.uint8, size, line + 1 + n * size)

@@ -1,12 +1,15 @@
 //! Frames of a segmentation and where they lie: functional groups (PS3.3 C.7.6.16) and dimensions (C.7.6.17).
 
-use crate::dicom::uid::Uid;
+use crate::dicom::frames::{self, PlaneText};
+use crate::dicom::header::Instance;
 use crate::geometry::{cross, dot};
 use crate::results::dataset::{self, DataSet, Value};
-use crate::results::{ResultError, Source, common, header};
+use crate::results::{ResultError, Source, common, header, reference};
 use crate::structure::Code;
-use dicom::core::Tag;
+use dicom::core::{Tag, VR};
 use dicom::dictionary_std::tags;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// PS3.16 CID 7203.
 const SEGMENTATION: Code = Code {
@@ -45,7 +48,8 @@ pub(crate) fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError
         tags::PIXEL_SPACING,
         tags::SLICE_THICKNESS,
     ];
-    let plane = |instance: &crate::dicom::header::Instance| {
+    let mut read: BTreeMap<&Path, Vec<PlaneText>> = BTreeMap::new();
+    let single = |instance: &Instance| {
         let header = header::read(&instance.path, WANTED)?;
         let text = |tag, keyword| common::verbatim(&header, tag, keyword, &instance.path);
         Ok(Plane {
@@ -55,7 +59,39 @@ pub(crate) fn read_planes(source: &Source<'_>) -> Result<Vec<Plane>, ResultError
             thickness: text(tags::SLICE_THICKNESS, "Slice Thickness").ok(),
         })
     };
-    source.series.slices.iter().map(plane).collect()
+    let slices = source.series.slices.iter();
+    let planes = slices.map(|slice| match slice.frame_number {
+        Some(number) => framed(&mut read, slice, number),
+        None => single(slice),
+    });
+    planes.collect()
+}
+
+/// The plane of one frame; each object is read once.
+fn framed<'a>(
+    read: &mut BTreeMap<&'a Path, Vec<PlaneText>>,
+    instance: &'a Instance,
+    number: u32,
+) -> Result<Plane, ResultError> {
+    let problem = |what: &str| ResultError::Source(format!("{}: {what}", instance.path.display()));
+    if !read.contains_key(instance.path.as_path()) {
+        let texts = frames::plane_texts(&instance.path).map_err(|error| problem(&error.to_string()))?;
+        read.insert(&instance.path, texts);
+    }
+    let texts = read
+        .get(instance.path.as_path())
+        .and_then(|texts| texts.get(number as usize - 1));
+    let texts = texts.ok_or_else(|| problem(&format!("it no longer describes frame {number}")))?;
+    let value = |text: &[u8], keyword: &str| match text.is_empty() {
+        true => Err(problem(&format!("frame {number} has no {keyword}"))),
+        false => Ok(Value::Bytes(VR::DS, text.to_vec())),
+    };
+    Ok(Plane {
+        position: value(&texts.position, "Image Position (Patient)")?,
+        orientation: value(&texts.orientation, "Image Orientation (Patient)")?,
+        spacing: value(&texts.spacing, "Pixel Spacing")?,
+        thickness: value(&texts.thickness, "Slice Thickness").ok(),
+    })
 }
 
 fn put_orientation(groups: &mut DataSet, plane: &Plane) {
@@ -133,7 +169,7 @@ pub(crate) fn append_groups(out: &mut Vec<u8>, source: &Source<'_>, planes: &[Pl
         let (plane, instance) = (&planes[frame.k], &source.series.slices[frame.k]);
         let segment_number = frame.segment_number();
         let mut groups = DataSet::default();
-        put_derivation(&mut groups, &instance.sop_class_uid, &instance.sop_instance_uid);
+        put_derivation(&mut groups, instance);
         groups.item(tags::FRAME_CONTENT_SEQUENCE, |item| {
             let values = segment_number.map(u32::from).into_iter().chain([ranks[frame.k]]);
             item.longs(tags::DIMENSION_INDEX_VALUES, &values.collect::<Vec<_>>());
@@ -169,11 +205,11 @@ fn ranks(slices: usize, frames: &[Frame]) -> Vec<u32> {
     used.into_iter().map(&mut rank).collect()
 }
 
-fn put_derivation(groups: &mut DataSet, sop_class_uid: &Uid, sop_instance_uid: &Uid) {
+fn put_derivation(groups: &mut DataSet, instance: &Instance) {
     groups.item(tags::DERIVATION_IMAGE_SEQUENCE, |derivation| {
         derivation.code(tags::DERIVATION_CODE_SEQUENCE, SEGMENTATION);
         derivation.item(tags::SOURCE_IMAGE_SEQUENCE, |image| {
-            image.put_reference(sop_class_uid, sop_instance_uid);
+            reference::slice(instance).put(image);
             image.text(tags::SPATIAL_LOCATIONS_PRESERVED, "YES");
             image.code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, common::SOURCE_IMAGE);
         });

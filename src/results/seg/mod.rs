@@ -14,7 +14,7 @@ use crate::geometry::dot;
 use crate::results::common::{self, Draft};
 use crate::results::dataset::{self, DataSet, Value};
 use crate::results::seg::frames::Plane;
-use crate::results::{self, ResultError, ResultObject, Source, names};
+use crate::results::{self, ResultError, ResultObject, Source, names, reference};
 use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
@@ -223,16 +223,11 @@ fn cielab(colour: [u8; 3]) -> [u16; 3] {
 
 /// Common Instance Reference (C.12.2): every slice of the series, whether a frame uses it or not.
 fn common_instance_reference(data: &mut DataSet, source: &Source<'_>) {
-    let reference = |instance: &crate::dicom::header::Instance| {
-        let mut item = DataSet::default();
-        item.put_reference(&instance.sop_class_uid, &instance.sop_instance_uid);
-        item
-    };
     data.item(tags::REFERENCED_SERIES_SEQUENCE, |item| {
         item.uid(tags::SERIES_INSTANCE_UID, &source.series.series_instance_uid);
         item.items(
             tags::REFERENCED_INSTANCE_SEQUENCE,
-            source.series.slices.iter().map(reference).collect(),
+            reference::of_series(source.series).iter().map(|o| o.item()).collect(),
         );
     });
 }

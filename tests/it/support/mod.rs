@@ -10,6 +10,7 @@ pub mod node;
 pub mod orthanc;
 pub mod peers;
 pub mod phantom;
+pub mod proxy;
 pub mod rude;
 pub mod shelf;
 pub mod source;

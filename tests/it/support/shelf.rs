@@ -1,11 +1,14 @@
 //! Our SCP in this process, with a shelf in memory in the place of the intake.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use medlsamd::config::{Dicom, Peer, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
-use medlsamd::intake::{AssociationId, Claim, IntakeError};
+use medlsamd::intake::{AssociationId, Claim, Intake, IntakeError, Options};
 use medlsamd::net::scu::Dial;
 use medlsamd::net::tls::Tls;
 use medlsamd::scp::{Doors, Receiver, Settings, serve};
+use medlsamd::store::Store;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -185,4 +188,24 @@ pub fn dial(calling: &str, address: &str) -> Dial {
         timeout: Duration::from_secs(20),
         tls: None,
     }
+}
+
+/// The real intake behind the real wire, until the test ends: its storage, and where it listens.
+pub async fn real_intake(change: impl FnOnce(&mut Dicom)) -> (tempfile::TempDir, SocketAddr) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), TimeZone::UTC).unwrap();
+    let options = Options {
+        min_free_bytes: 0,
+        max_object_bytes: 64 << 20,
+        teaching_ae: None,
+        clock: Timestamp::now,
+    };
+    let (intake, _) = Intake::open(store, options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut dicom = Dicom::default();
+    change(&mut dicom);
+    let settings = settings(dicom, vec![peer_entry("SENDER", "any", &[Permission::Store])]);
+    tokio::spawn(serve(listener, settings, intake, std::future::pending()));
+    (dir, address)
 }
