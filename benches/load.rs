@@ -292,9 +292,13 @@ fn sink(listen: &str) {
         ae_title: "any".into(),
         host: "any".into(),
         may: vec![medlsamd::config::Permission::Store],
+        port: 0,
     };
     let settings = Settings {
         ae_title: AeTitle::parse("SINK").expect("a title"),
+        teaching_ae: AeTitle::parse("SINK_TEACH").expect("a title"),
+        targets: Vec::new(),
+        archive: None,
         dicom: medlsamd::config::Dicom::default(),
         peers: vec![everybody],
     };
