@@ -75,6 +75,7 @@ async fn dcmtk_finds_studies_by_every_kind_of_key() {
         (&["StudyDate=20260101-20260131"], &["A100"]),
         (&["StudyDate=20260201-"], &["A200"]),
         (&["StudyTime=22-"], &["A200"]),
+        (&["StudyTime=-12"], &["A100"]),
         (&["StudyInstanceUID=1.2.826.10\\1.2.826.20\\1.2.3"], &["A100", "A200"]),
         (&["ModalitiesInStudy=SEG"], &["A100"]),
         (&["AccessionNumber=A2*"], &["A200"]),
