@@ -24,6 +24,10 @@ evaluate: setup ## measure localisation and outlines: labelled cases, templates 
 	  --ct $(DATA)/labelled/totalseg_example/ct.nii.gz --labels $(DATA)/labelled/totalseg_example/seg.nii.gz \
 	  --leave-one-out models/medlam/templates --presence models/medlam/templates/make/presence.json --ct-dir $(DATA)/ct3mm
 
+soak: setup ## memory of the daemon over 100,000 received images (an hour, more or less; needs DATA, see models/README.md)
+	$(CARGO) build --release --bins --benches
+	benches/reception.py --slice $(DATA)/dicom/crlm_1006.zip --soak 100000
+
 setup: ## fetch the pinned runtime, weights and sample CT (instant when they are there)
 	@$(PYTHON) models/fetch.py --cache $(CACHE)
 

@@ -9,6 +9,7 @@ use crate::support::orthanc::Orthanc;
 use crate::support::peers::{Receiver, peer};
 use crate::support::rude::{Rude, request};
 use crate::support::shelf::{Server, dial};
+use medlsamd::config::Dicom;
 use medlsamd::dicom::status::Status;
 use medlsamd::net::scu::{self, Dial, PeerTls, ScuError};
 use medlsamd::net::tls::Tls;
@@ -17,11 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An authority and a server with a good certificate of it, on both ports.
-async fn stage() -> Option<(Authority, Arc<Tls>, Server)> {
+async fn stage(change: impl FnOnce(&mut Dicom)) -> Option<(Authority, Arc<Tls>, Server)> {
     let authority = Authority::new()?;
     let own = authority.certificate("server", 100);
     let tls = Arc::new(Tls::open(&authority.settings(&own)).unwrap());
-    let server = Server::start_with(|d| d.artim_timeout_s = 1, Some(tls.clone())).await;
+    let server = Server::start_with(change, Some(tls.clone())).await;
     Some((authority, tls, server))
 }
 
@@ -46,7 +47,7 @@ fn unreachable(answer: Result<Status, ScuError>) -> String {
 
 #[tokio::test]
 async fn only_who_shows_a_good_certificate_is_heard() {
-    let Some((authority, _, server)) = stage().await else {
+    let Some((authority, _, server)) = stage(|_| {}).await else {
         return;
     };
     let log = Log::capture();
@@ -88,7 +89,7 @@ async fn only_who_shows_a_good_certificate_is_heard() {
 
 #[tokio::test]
 async fn the_wrong_kind_of_speech_at_a_port_ends_soon_and_harms_nobody() {
-    let Some((authority, _, server)) = stage().await else {
+    let Some((authority, _, server)) = stage(|d| d.artim_timeout_s = 1).await else {
         return;
     };
     let log = Log::capture();
@@ -117,7 +118,7 @@ async fn the_wrong_kind_of_speech_at_a_port_ends_soon_and_harms_nobody() {
 
 #[tokio::test]
 async fn replaced_certificates_are_taken_up_and_bad_ones_are_not() {
-    let Some((authority, tls, server)) = stage().await else {
+    let Some((authority, tls, server)) = stage(|_| {}).await else {
         return;
     };
     let log = Log::capture();
@@ -172,7 +173,7 @@ async fn dcmtk_sends_and_receives_encrypted() {
     let (Some(folder), Some(storescu)) = (series("crlm_1006"), peer("storescu")) else {
         return;
     };
-    let Some((authority, _, server)) = stage().await else {
+    let Some((authority, _, server)) = stage(|_| {}).await else {
         return;
     };
     let good = authority.certificate("sender", 100);
@@ -226,7 +227,7 @@ async fn dcmtk_sends_and_receives_encrypted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn orthanc_pushes_and_takes_encrypted() {
     let Some(folder) = series("crlm_1006") else { return };
-    let Some((authority, _, server)) = stage().await else {
+    let Some((authority, _, server)) = stage(|_| {}).await else {
         return;
     };
     let own = authority.certificate("orthanc", 100);
