@@ -291,16 +291,16 @@ fn sink(listen: &str) {
     let everybody = medlsamd::config::Peer {
         ae_title: "any".into(),
         host: "any".into(),
-        port: 0,
         may: vec![medlsamd::config::Permission::Store],
+        port: 0,
     };
     let settings = Settings {
         ae_title: AeTitle::parse("SINK").expect("a title"),
-        teaching_ae: AeTitle::parse("TEACH").expect("a title"),
-        dicom: medlsamd::config::Dicom::default(),
-        peers: vec![everybody],
+        teaching_ae: AeTitle::parse("SINK_TEACH").expect("a title"),
         targets: Vec::new(),
         archive: None,
+        dicom: medlsamd::config::Dicom::default(),
+        peers: vec![everybody],
     };
     runtime().block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await.expect("a free port");

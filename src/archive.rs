@@ -84,6 +84,12 @@ impl Archive {
             patients: HashSet::new(),
         };
         let narrowing = self.narrowing(identifier)?;
+        if identifier.level == Level::Image && narrowing.study_uids.is_empty() && narrowing.series_uids.is_empty() {
+            // Every header there is would have to be read.
+            return Err(ArchiveError::TooWide(
+                "level IMAGE asks for a study, series or SOP instance UID",
+            ));
+        }
         let mut after = String::new();
         loop {
             let studies = self.store.listed_studies(&after, &narrowing, BATCH)?;

@@ -16,6 +16,7 @@ use crate::progress::{Progress, Silent};
 use crate::scp;
 use crate::store::Store;
 use crate::watch::Folders;
+use crate::web::{self, Web};
 use crate::worker::{Handle, Lane};
 use anyhow::Context;
 use jiff::Timestamp;
@@ -44,6 +45,8 @@ pub struct Daemon {
     threads: Vec<(&'static str, JoinHandle<()>)>,
     listening: tokio::task::JoinHandle<()>,
     delivering: tokio::task::JoinHandle<()>,
+    /// `None`: there is no web port.
+    web: Option<tokio::task::JoinHandle<()>>,
     intake: Intake,
     tls: Option<Arc<Tls>>,
     tokio: Tokio,
@@ -98,6 +101,7 @@ impl Daemon {
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
         let archive = Archive::new(&store, &intake);
+        let web = tokio.block_on(open_web(&config, &archive, stopping.clone()))?;
         let sending = send_out(archive.clone(), config.clone(), tls.clone(), bell, stopping.clone());
         let delivering = tokio.spawn(sending);
         let listening = tokio.spawn(scp::serve(
@@ -115,6 +119,7 @@ impl Daemon {
             threads,
             listening,
             delivering,
+            web,
             intake,
             tls,
             tokio,
@@ -135,6 +140,7 @@ impl Daemon {
     pub fn is_whole(&self) -> bool {
         !self.listening.is_finished()
             && !self.delivering.is_finished()
+            && !self.web.as_ref().is_some_and(tokio::task::JoinHandle::is_finished)
             && self.threads.iter().all(|(_, t)| !t.is_finished())
     }
 
@@ -142,6 +148,11 @@ impl Daemon {
     pub fn stop(self) {
         let _ = self.stop.send(true);
         let _ = self.tokio.block_on(self.listening);
+        if let Some(web) = self.web {
+            let _ = self
+                .tokio
+                .block_on(async { tokio::time::timeout(STOP_GRACE, web).await });
+        }
         self.lane.stop();
         for (name, thread) in self.threads {
             if thread.join().is_err() {
@@ -158,6 +169,24 @@ impl Daemon {
         self.tokio.shutdown_timeout(Duration::from_secs(2));
         tracing::info!("stopped");
     }
+}
+
+/// The web port, where one is configured.
+async fn open_web(
+    config: &Config,
+    archive: &Archive,
+    stopping: flag::Receiver<bool>,
+) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    let listen = &config.written.web.listen;
+    if listen.is_empty() {
+        return Ok(None);
+    }
+    let web = Web::new(config, archive.clone())?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen} (web.listen; empty for no web port)"))?;
+    tracing::info!(address = %listener.local_addr()?, "web port open");
+    Ok(Some(tokio::spawn(web::serve(listener, web, until(stopping)))))
 }
 
 /// Everything that goes out by itself: results, the question whether they are kept, and our answers to the same question.

@@ -71,6 +71,7 @@ fn fresh_folder(cache: &Path) -> anyhow::Result<PathBuf> {
 fn configuration(cache: &Path, models: &Path, folder: &Path) -> Result<Config, Vec<crate::config::Problem>> {
     let mut written = Written::default();
     written.dicom.listen = "127.0.0.1:0".into();
+    written.web.listen.clear();
     written.storage.dir = folder.join("storage");
     written.storage.min_free_gb = 0.5;
     written.inference.library = cache.join("onnxruntime/libonnxruntime.so");

@@ -39,10 +39,10 @@
 //!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
 //!   [`lesson`] (what is taught over DICOM), [`gather`] (when a series is whole), [`watch`] (drop folders), [`archive`] (what others may
 //!   ask for).
-//! - **Edges**: [`scp`] (what we answer), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
+//! - **Edges**: [`scp`] (what we answer), [`web`] (the same over HTTP), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
 //!   [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get from an
 //!   archive), [`daemon`] (the only place that knows everyone), [`exit`],
-//!   [`terminal`], [`check`], [`demo`], [`cli`].
+//!   [`terminal`], [`check`], [`demo`], [`conformance`] (the statement, from the tables), [`cli`].
 //!
 //! # What never happens
 //!
@@ -87,6 +87,7 @@ pub mod gather;
 pub mod watch;
 pub mod archive;
 pub mod scp;
+pub mod web;
 pub mod engines;
 pub mod sample;
 pub mod process;
@@ -98,4 +99,5 @@ pub mod exit;
 pub mod terminal;
 pub mod check;
 pub mod demo;
+pub mod conformance;
 pub mod cli;

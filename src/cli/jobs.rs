@@ -140,6 +140,7 @@ fn show(store: &Store, id: JobId, json: bool) -> Result<(), Exit> {
             serde_json::json!({
                 "destination": d.destination, "state": d.state.as_str(), "attempts": d.attempts,
                 "last_error": d.last_error, "acknowledged_at": d.acknowledged_at.map(|at| at.to_string()),
+                "commitment": d.commitment,
             })
         })
         .collect();
@@ -172,11 +173,16 @@ fn show(store: &Store, id: JobId, json: bool) -> Result<(), Exit> {
         }
         for d in &deliveries {
             let error = d.last_error.as_deref().unwrap_or("");
+            let commitment = d
+                .commitment
+                .as_ref()
+                .map(|state| format!(", storage commitment {state}"));
             text.push_str(&format!(
-                "  to {}: {} after {} failed sends {error}\n",
+                "  to {}: {} after {} failed sends{} {error}\n",
                 d.destination,
                 d.state.as_str(),
-                d.attempts
+                d.attempts,
+                commitment.unwrap_or_default()
             ));
         }
         text

@@ -9,6 +9,7 @@ mod process;
 mod template;
 
 use crate::config::{Config, Problem};
+use crate::conformance;
 use crate::exit::Exit;
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
@@ -63,6 +64,8 @@ enum Command {
         #[command(subcommand)]
         command: models::Command,
     },
+    /// Print the DICOM Conformance Statement
+    Conformance,
     /// Push a real CT through a daemon on loopback and show what comes back
     Demo {
         /// Where the set-up put runtime, weights and sample
@@ -123,6 +126,10 @@ fn run(line: Line) -> Result<(), Exit> {
             evaluate::run(&load_lenient(file)?, &args, line.json)
         }
         Command::Model { command } => models::run(&load_lenient(file)?, command, line.json),
+        Command::Conformance => {
+            print(line.json, &conformance::facts(), conformance::statement);
+            Ok(())
+        }
         Command::Demo { cache, models } => {
             start_log("warn", "text");
             crate::demo::run(&cache, &models)

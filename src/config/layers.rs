@@ -44,6 +44,7 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Written, Vec<Problem>> {
         for path in paths
             .into_iter()
             .chain(&mut written.inference.engine_cache)
+            .chain(&mut written.web.token_file)
             .chain(&mut written.watch.folders)
         {
             *path = dir.join(&path);

@@ -36,6 +36,7 @@ pub struct Written {
     pub inference: Inference,
     pub models: Models,
     pub teaching: Teaching,
+    pub web: Web,
     pub log: Log,
 }
 
@@ -373,6 +374,24 @@ impl Default for Teaching {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Web {
+    /// `address:port`; empty for no web port.
+    pub listen: String,
+    /// Holds the token that DICOMweb asks for; without it DICOMweb is closed.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            token_file: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// A tracing filter: `info`, `medlsamd=debug`, …
     pub level: String,
@@ -431,6 +450,10 @@ impl Written {
             destination: vec![destination],
             profile: BTreeMap::from([("our_tps".into(), profile)]),
             inference,
+            web: Web {
+                token_file: Some("/etc/medlsamd/token".into()),
+                ..Web::default()
+            },
             ..Self::default()
         }
     }

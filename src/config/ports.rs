@@ -5,6 +5,7 @@ use crate::config::{Problem, Written};
 /// Both ports are addresses, and not the same one.
 pub(in crate::config) fn check_ports(written: &Written, problems: &mut Vec<Problem>) {
     let (plain, encrypted) = (&written.dicom.listen, &written.dicom.tls.listen);
+    let web = &written.web.listen;
     let ports = [
         ("dicom.listen", plain, "e.g. \"0.0.0.0:11112\""),
         (
@@ -12,10 +13,11 @@ pub(in crate::config) fn check_ports(written: &Written, problems: &mut Vec<Probl
             encrypted,
             "e.g. \"0.0.0.0:2762\", or empty for no TLS port",
         ),
+        ("web.listen", web, "e.g. \"127.0.0.1:8080\", or empty for no web port"),
     ];
     for (key, listen, hint) in ports {
         let port = listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let off = key == "dicom.tls.listen" && listen.is_empty();
+        let off = key != "dicom.listen" && listen.is_empty();
         if port.is_none() && !off {
             problems.push(Problem::new(key, format!("{listen:?} is not address:port"), hint));
         }

@@ -219,8 +219,8 @@ pub async fn forward(
 }
 
 /// Study Root Query/Retrieve, FIND and MOVE.
-const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
-const STUDY_ROOT_MOVE: &str = "1.2.840.10008.5.1.4.1.2.2.2";
+pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+pub const STUDY_ROOT_MOVE: &str = "1.2.840.10008.5.1.4.1.2.2.2";
 /// More answers than this are not waited for.
 const MAX_ANSWERS: usize = 10_000;
 

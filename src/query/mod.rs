@@ -129,6 +129,11 @@ const COUNTED: &[(Tag, Level)] = &[
     (tags::NUMBER_OF_SERIES_RELATED_INSTANCES, Level::Series),
 ];
 
+/// Every key that is matched or returned, with the highest level at which it may be asked for.
+pub fn keys() -> impl Iterator<Item = (Tag, Level)> {
+    TABLE.iter().chain(COUNTED).copied()
+}
+
 /// Tags of the table up to a level, with the character set that their text is in.
 pub(crate) fn wanted(level: Level) -> Vec<Tag> {
     let table = TABLE.iter().filter(|(_, of)| *of <= level).map(|(tag, _)| *tag);

@@ -5,7 +5,7 @@ use crate::dicom::header::{Instance, PHASE};
 use crate::series::rejection::Rejection;
 use crate::series::stack::{COSINE_TOLERANCE, Slice, cosine_difference, orientation};
 use crate::series::{SetAside, Stack};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// More stacks than a four-dimensional scan has phases are no stacks.
 const MAX_PARTS: usize = 64;
@@ -23,16 +23,15 @@ impl Part<'_> {
         format!("{} slices with {}", self.slices.len(), self.said.join(", "))
     }
 
+    /// How many positions its slices take.
+    fn positions(&self) -> usize {
+        let positions = self.slices.iter().filter_map(|s| s.image_position).map(hundredths);
+        positions.collect::<BTreeSet<_>>().len()
+    }
+
     /// Whether two of its slices claim one position.
     fn repeats(&self) -> bool {
-        let mut positions: Vec<[i64; 3]> = self
-            .slices
-            .iter()
-            .filter_map(|s| s.image_position)
-            .map(hundredths)
-            .collect();
-        positions.sort_unstable();
-        positions.windows(2).any(|pair| pair[0] == pair[1])
+        self.positions() < self.slices.len()
     }
 
     fn by(&self, keyword: &str, value: impl Fn(&Instance) -> String) -> Vec<Self> {
@@ -167,7 +166,10 @@ fn by_phase(part: Part<'_>, keys: usize) -> Vec<Part<'_>> {
         part.by("AcquisitionNumber", acquisition),
     ];
     splits.extend(PHASE.iter().map(|(_, keyword)| part.by(keyword, phase(keyword))));
-    splits.retain(|parts| (2..=MAX_PARTS).contains(&parts.len()));
+    // A phase shows nearly every place: what falls to pieces is numbered by rotation or by slice, and no piece stands for the whole.
+    let positions = part.positions();
+    let shows_most = |parts: &Vec<Part<'_>>| parts.iter().any(|part| 5 * part.slices.len() >= 4 * positions);
+    splits.retain(|parts| (2..=MAX_PARTS).contains(&parts.len()) && shows_most(parts));
     // One attribute that explains all beats two that do so together.
     if let Some(n) = splits.iter().position(|parts| !parts.iter().any(Part::repeats)) {
         return splits.swap_remove(n);

@@ -38,6 +38,8 @@ pub struct Delivery {
     pub next_at: Timestamp,
     pub last_error: Option<String>,
     pub acknowledged_at: Option<Timestamp>,
+    /// Storage commitment, where it was asked for: `due` (no answer yet), `committed`, `refused` or `given up`.
+    pub commitment: Option<String>,
 }
 
 /// A delivery whose time has come, with what is to be sent. The paths hold kept bytes; nothing else is ever sent.
@@ -202,7 +204,9 @@ impl Change<'_> {
 
     fn deliveries(&self, condition: &str, parameters: impl rusqlite::Params) -> Result<Vec<Delivery>, StoreError> {
         let sql = format!(
-            "SELECT job, destination, state, attempts, next_at, last_error, acknowledged_at FROM deliveries WHERE {condition}"
+            "SELECT job, destination, state, attempts, next_at, last_error, acknowledged_at,
+                    (SELECT p.state FROM pledges p WHERE p.job = deliveries.job AND p.destination = deliveries.destination)
+               FROM deliveries WHERE {condition}"
         );
         let rows = self.rows(&sql, parameters, |row| {
             let delivery = Delivery {
@@ -213,6 +217,7 @@ impl Change<'_> {
                 next_at: Timestamp::UNIX_EPOCH,
                 last_error: row.get(5)?,
                 acknowledged_at: None,
+                commitment: row.get(7)?,
             };
             Ok((
                 delivery,

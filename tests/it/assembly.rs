@@ -537,6 +537,15 @@ fn several_stacks_are_told_apart_and_the_largest_whole_one_is_taken() {
             Err(error) => assert!(what.contains("Orientation"), "{what}: {error}"),
         }
     }
+    // Acquisitions of eight slices each, two of which overlap, are no phases: no eight slices stand for thirty.
+    let mut rotations = sample();
+    for (k, instance) in rotations.iter_mut().enumerate() {
+        instance.acquisition_number = Some(k as i64 / 8);
+    }
+    let mut overlap = rotations[8].clone();
+    (overlap.sop_instance_uid, overlap.acquisition_number) = (uid("2.25.8"), Some(0));
+    rotations.push(overlap);
+    assert!(refusal(rotations).to_string().contains("repeat a position"));
     // A small whole stack does not stand for a large broken one.
     let mut instances = second(|i| i.acquisition_number = Some(9));
     instances.drain(30 + 8..);

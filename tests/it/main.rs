@@ -24,6 +24,7 @@ mod reports;
 mod names;
 mod styles;
 mod teaching;
+mod web;
 mod external;
 mod encoding;
 mod network;

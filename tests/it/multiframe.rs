@@ -3,9 +3,15 @@
 use crate::results::{Case, run, series_of, text};
 use crate::support::data;
 use crate::support::peers::{peer, python};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use medlsamd::dicom::header::Instance;
+use medlsamd::dicom::status::Status;
+use medlsamd::gather;
+use medlsamd::intake::{AssociationId, Intake, Options};
 use medlsamd::progress::Silent;
 use medlsamd::series::{Requirements, Series, assemble};
+use medlsamd::store::Store;
 use medlsamd::volume::reconstruct;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,12 +124,32 @@ fn functional_groups_that_contradict_the_frames_are_refused() {
         .expect("Number of Frames");
     let mut other = bytes.clone();
     other[at + 8..at + 10].copy_from_slice(b"50");
-    std::fs::write(&file, other).unwrap();
-    let error = Instance::images(&file).unwrap_err().to_string();
+    let wrong = folder.path().join("wrong.dcm");
+    std::fs::write(&wrong, other).unwrap();
+    let error = Instance::images(&wrong).unwrap_err().to_string();
     assert_eq!(
         error,
         "not a readable DICOM object: its Number of Frames is 50, but functional groups describe 51 frames"
     );
+    // At reception too, while the sender listens; the whole object closes its series at once.
+    let shelf = tempfile::tempdir().unwrap();
+    let store = Store::open(shelf.path(), TimeZone::UTC).unwrap();
+    let options = Options {
+        min_free_bytes: 0,
+        max_object_bytes: 64 << 20,
+        teaching_ae: None,
+        clock: Timestamp::now,
+    };
+    let (intake, _) = Intake::open(store, options).unwrap();
+    let refused = intake.accept_file(&wrong, AssociationId(1)).unwrap_err();
+    assert_eq!(refused.status(), Status::CANNOT_UNDERSTAND);
+    assert!(
+        refused.to_string().contains("functional groups describe 51 frames"),
+        "{refused}"
+    );
+    let taken = intake.accept_file(&file, AssociationId(1)).unwrap();
+    let images = Instance::images(&taken.instance().path).unwrap();
+    assert_eq!(gather::assembles(images, &ANY), Ok(()));
     // Without groups nobody knows where the frames lie.
     let mut lost = bytes;
     for tag in [b"\x00\x52\x29\x92SQ", b"\x00\x52\x30\x92SQ"] {

@@ -2,7 +2,9 @@
 //!
 //! `docs/odd.md` tells an administrator the same, case by case.
 
+use crate::multiframe::made;
 use crate::support::data;
+use crate::support::peers::peer;
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::uid::Uid;
 use medlsamd::geometry::{cross, dot};
@@ -381,6 +383,60 @@ fn the_samples_of_every_codec_show_what_pydicom_sees() {
         seen += 1;
     }
     assert_eq!(seen, 12);
+}
+
+/// A slice of a real series as HTJ2K by OpenJPH is pixel for pixel the slice it was.
+#[test]
+fn high_throughput_jpeg_2000_is_lossless() {
+    let (Some(ct), Some(_)) = (data::series("crlm_1006"), peer("ojph_compress")) else {
+        return;
+    };
+    let original = &data::files(ct.path())[20];
+    let folder = tempfile::tempdir().unwrap();
+    let Some(file) = made("htj2k", original, &folder.path().join("htj2k.dcm")) else {
+        return;
+    };
+    assert_eq!(
+        Instance::read(&file).unwrap().transfer_syntax_uid.as_str(),
+        "1.2.840.10008.1.2.4.202"
+    );
+    assert!(std::fs::metadata(&file).unwrap().len() * 3 < 2 * std::fs::metadata(original).unwrap().len());
+    assert_eq!(decoded(&file), decoded(original));
+}
+
+/// Slices that come twice and in any order, with a scout under the same series UID, are the series; one that is cut is named.
+#[test]
+fn repeats_disorder_and_a_scout_change_nothing_and_a_cut_slice_is_named() {
+    let Some(ct) = data::series("crlm_1006") else { return };
+    let files = data::files(ct.path());
+    let read =
+        |files: &[PathBuf]| -> Vec<Instance> { files.iter().map(|file| Instance::read(file).unwrap()).collect() };
+    let wanted = outcome(read(&files));
+    // By pydicom, as in `real_series`.
+    let sums = "51 slices [512, 512, 51] [0.804688, 0.804688, 5.0] leaning 0.0 sums -8024780258 -40004071431579; ";
+    assert_eq!(wanted, sums);
+    let mut scout = read(&files[..1]).remove(0);
+    scout.sop_instance_uid = Uid::parse("2.25.3").unwrap();
+    scout.image_type = vec!["ORIGINAL".into(), "PRIMARY".into(), "LOCALIZER".into()];
+    (scout.rows, scout.image_orientation) = (888, Some([0.0, 1.0, 0.0, 0.0, 0.0, -1.0]));
+    let mut images: Vec<Instance> = files
+        .iter()
+        .rev()
+        .chain(&files)
+        .map(|file| Instance::read(file).unwrap())
+        .collect();
+    images.insert(30, scout);
+    let series = assemble(images.clone(), &ANY).unwrap();
+    assert_eq!((series.slices.len(), series.set_aside.len()), (51, 52));
+    assert_eq!(outcome(images), wanted);
+    let whole = std::fs::read(&files[7]).unwrap();
+    std::fs::write(&files[7], &whole[..whole.len() / 2]).unwrap();
+    let said = outcome(read(&files));
+    let name = read(&files)[7].sop_instance_uid.to_string();
+    assert!(
+        said.starts_with(&format!("failed: slice {name}: ")) && said.contains("the file is cut short"),
+        "{said}"
+    );
 }
 
 /// Fragments with and without offset table, of a real Enhanced CT that is no CT of densities: its pixels are looked at all the same.

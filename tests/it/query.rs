@@ -197,6 +197,9 @@ async fn what_makes_no_sense_or_is_not_allowed_is_refused_with_its_status() {
         .await
         .unwrap();
     assert!(log.contains("Error: DataSetDoesNotMatchSOPClass"), "{log}");
+    let everything = ["QueryRetrieveLevel=IMAGE", "PatientID=P1", "SOPInstanceUID"];
+    let (_, log) = find(&node, "-S", &everything).await.unwrap();
+    assert!(log.contains("Error: DataSetDoesNotMatchSOPClass"), "{log}");
     let findscu = peer("findscu").unwrap();
     let port = node.port.to_string();
     let args = [
@@ -355,6 +358,23 @@ async fn pynetdicom_cancels_a_query_and_asks_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pynetdicom_cancels_a_get_and_a_move() {
+    let Some(storescp) = Receiver::start(&[]) else { return };
+    let node = Node::start(&[format!("STORESCP@127.0.0.1:{}", storescp.port)]).await;
+    node.receive(&BUC, BUC_CT, 200);
+    for operation in ["get", "move"] {
+        let Some(said) = pynetdicom(&[operation, &node.port.to_string(), BUC_CT]).await else {
+            return;
+        };
+        assert_eq!(said["last"], 0xFE00, "{operation} {said}");
+        let (completed, remaining) = (said["completed"].as_u64().unwrap(), said["remaining"].as_u64().unwrap());
+        assert!(remaining > 0 && completed + remaining == 200, "{operation} {said}");
+        assert_eq!(said["echo"], 0, "the association is in order: {said}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pynetdicom_is_told_what_is_kept_and_what_not_and_why() {
     let node = filled(&[]).await;
     let gone = node
@@ -508,6 +528,8 @@ async fn orthanc_is_asked_to_keep_what_was_delivered_and_its_answer_is_in_the_st
             .unwrap();
         store.delivery_succeeded(job, "PACS", "seg", now).unwrap();
         assert_eq!(story(&node, job).await, expected);
+        let state = if arrives { "committed" } else { "refused" };
+        assert_eq!(store.deliveries(job).unwrap()[0].commitment.as_deref(), Some(state));
     }
     asking.abort();
     node.stop().await;

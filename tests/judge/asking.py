@@ -1,13 +1,20 @@
-"""pynetdicom as one who asks: a query that is cancelled, a storage commitment reported on the same association. Prints JSON."""
+"""pynetdicom as one who asks: a query, a get and a move that are cancelled, a storage commitment reported on the same association. Prints JSON."""
 
 import json
 import sys
 import threading
 
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
 
 INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -30,6 +37,43 @@ def cancel(port, series):
     again = [status.Status for status, _ in assoc.send_c_find(keys, StudyRootQueryRetrieveInformationModelFind)]
     assoc.release()
     return {"pending": statuses.count(0xFF00), "last": statuses[-1], "again": len(again) - 1, "again_last": again[-1]}
+
+
+def retrieve(port, series, model, send):
+    """Cancels after the first sub-operation."""
+    ae = AE("ASKER")
+    ae.add_requested_context(model)
+    ae.add_requested_context(Verification)
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    role = build_role(CTImageStorage, scp_role=True)
+    taken = [(evt.EVT_C_STORE, lambda event: 0x0000)]
+    assoc = ae.associate("127.0.0.1", port, ae_title="MEDLSAM", ext_neg=[role], evt_handlers=taken)
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "SERIES"
+    keys.SeriesInstanceUID = series
+    last = None
+    for count, (status, _) in enumerate(send(assoc, keys)):
+        last = status
+        if count == 0:
+            assoc.send_c_cancel(7, query_model=model)
+    echo = assoc.send_c_echo()
+    assoc.release()
+    return {
+        "last": last.Status,
+        "completed": last.NumberOfCompletedSuboperations,
+        "remaining": last.NumberOfRemainingSuboperations,
+        "echo": echo.Status,
+    }
+
+
+def get(port, series):
+    model = StudyRootQueryRetrieveInformationModelGet
+    return retrieve(port, series, model, lambda assoc, keys: assoc.send_c_get(keys, model, msg_id=7))
+
+
+def move(port, series):
+    model = StudyRootQueryRetrieveInformationModelMove
+    return retrieve(port, series, model, lambda assoc, keys: assoc.send_c_move(keys, "STORESCP", model, msg_id=7))
 
 
 def commit(port, *objects):
@@ -61,4 +105,4 @@ def commit(port, *objects):
     return {"status": status.Status, "reports": reports, "same_transaction": same, "wrong_action": wrong.Status}
 
 
-print(json.dumps({"cancel": cancel, "commit": commit}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])))
+print(json.dumps({"cancel": cancel, "get": get, "move": move, "commit": commit}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])))

@@ -3,17 +3,19 @@
 
     make_odd.py legacy CT_DIR OUT     Legacy Converted Enhanced CT by highdicom
     make_odd.py enhanced CT_DIR OUT   the same as a true Enhanced CT: groups per frame, every second frame with its own rescale
-    make_odd.py sums FILE...          of each file: pixels × slope + intercept by pydicom, as one JSON line of sums per frame
+    make_odd.py htj2k FILE OUT        one slice as HTJ2K lossless by OpenJPH (ojph_compress), which is not our decoder's library
 """
 
 import copy
-import json
+import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import pydicom.encaps
 
 warnings.simplefilter("ignore")
 
@@ -61,15 +63,28 @@ def enhanced(folder, out):
     made.save_as(out)
 
 
-def sums(paths):
-    for path in paths:
-        header = pydicom.dcmread(path)
-        pixels = header.pixel_array.astype(np.float64)
-        pixels = pixels.reshape((-1, header.Rows, header.Columns))
-        hu = np.rint(pixels * float(header.get("RescaleSlope", 1)) + float(header.get("RescaleIntercept", 0)))
-        print(json.dumps([int(frame.sum()) for frame in np.clip(hu, -1024, 32767)]))
+def htj2k(file, out):
+    made = pydicom.dcmread(file)
+    # OpenJPH 0.9 reads raw signed pixels as unsigned ones: stored 2048 higher, with an intercept that much lower.
+    stored = (made.pixel_array.astype(np.int32) + 2048).astype(np.uint16)
+    made.PixelRepresentation, made.RescaleIntercept = 0, str(int(made.RescaleIntercept) - 2048)
+    with tempfile.TemporaryDirectory() as folder:
+        raw, stream = Path(folder) / "pixels.raw", Path(folder) / "pixels.j2c"
+        raw.write_bytes(stored.tobytes())
+        subprocess.run(
+            ["ojph_compress", "-i", raw, "-o", stream, "-reversible", "true", "-num_comps", "1", "-downsamp", "{1,1}"]
+            + ["-dims", f"{{{made.Columns},{made.Rows}}}", "-bit_depth", str(made.BitsStored)]
+            + ["-signed", "false", "-prog_order", "RPCL"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        made.PixelData = pydicom.encaps.encapsulate([stream.read_bytes()])
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.202"
+    made.save_as(out)
 
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
-    {"legacy": legacy, "enhanced": enhanced, "sums": lambda *paths: sums(paths)}[what](*rest)
+    {"legacy": legacy, "enhanced": enhanced, "htj2k": htj2k}[what](*rest)

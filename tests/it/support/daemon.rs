@@ -54,9 +54,15 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let cache = cache();
+        // Daemons of other tests run at the same time.
+        let no_web = if setup.config.contains("[web]") {
+            ""
+        } else {
+            "[web]\nlisten = \"\"\n"
+        };
         let config = format!(
             "[dicom]\nlisten = \"127.0.0.1:{port}\"\n[storage]\ndir = \"storage\"\nmin_free_gb = 0.1\n\
-             [inference]\nlibrary = \"{}\"\nproviders = [\"cpu\"]\n[models]\ntemplates = \"templates.bin\"\ndir = \"{}\"\nweights_dir = \"{}\"\n{}",
+             [inference]\nlibrary = \"{}\"\nproviders = [\"cpu\"]\n{no_web}[models]\ntemplates = \"templates.bin\"\ndir = \"{}\"\nweights_dir = \"{}\"\n{}",
             cache.join("onnxruntime/libonnxruntime.so").display(),
             checkout().join("models").display(),
             cache.join("weights").display(),
