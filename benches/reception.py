@@ -238,7 +238,7 @@ def synced_writes(kind, slice_file, images):
     """Calls that make data durable, per image."""
     with tempfile.NamedTemporaryFile() as counts:
         calls = "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync"
-        running = Running(kind, False, ("strace", "-f", "-c", "-q", "-o", counts.name, "-e", calls))
+        running = Running(kind, False, ("strace", "-f", "--seccomp-bpf", "-c", "-q", "-o", counts.name, "-e", calls))
         try:
             send(running, slice_file, images, 1, False)
         finally:

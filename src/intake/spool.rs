@@ -15,8 +15,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// P-DATA fragments are gathered up to this size; longer ones go through unbuffered.
-const BUFFER: usize = 128 * 1024;
+/// P-DATA fragments are gathered up to this size; longer ones, which are most, go through without being copied.
+const BUFFER: usize = 16 * 1024;
+/// Files are compared in steps of this size.
+const COMPARED: usize = 128 * 1024;
 
 /// An object on its way to disk. Dropping it removes the temporary file.
 pub struct Spool {
@@ -222,7 +224,7 @@ fn same_data_set(a: &mut File, b: &mut File) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    let (mut a_chunk, mut b_chunk) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let (mut a_chunk, mut b_chunk) = (vec![0; COMPARED], vec![0; COMPARED]);
     loop {
         let length = a.read(&mut a_chunk)?;
         b.read_exact(&mut b_chunk[..length])?;

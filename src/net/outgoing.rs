@@ -15,15 +15,15 @@ use std::path::Path;
 pub enum Data {
     /// The rest of a file after its file meta group, byte by byte as kept.
     Kept(BufReader<File>),
-    /// Re-encoded.
-    Recoded(io::Cursor<Vec<u8>>),
+    /// Small, or re-encoded: whole in memory.
+    Held(io::Cursor<Vec<u8>>),
 }
 
 impl Read for Data {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Kept(file) => file.read(buffer),
-            Self::Recoded(bytes) => bytes.read(buffer),
+            Self::Held(bytes) => bytes.read(buffer),
         }
     }
 }
@@ -67,11 +67,17 @@ fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
             return Err(format!("its {what} is {found:?}, expected {expected}"));
         }
     }
-    if *syntax == object.transfer_syntax_uid {
-        Ok(Data::Kept(file))
-    } else {
-        recode(&object.path)
+    if *syntax != object.transfer_syntax_uid {
+        return recode(&object.path);
     }
+    let length = file.get_ref().metadata().map_err(|error| error.to_string())?.len();
+    if length > WRITE_BYTES as u64 {
+        return Ok(Data::Kept(file));
+    }
+    // An image: one visit to the blocking threads is enough, since each costs a wait for a busy machine.
+    let mut bytes = Vec::with_capacity(WRITE_BYTES.min(length as usize));
+    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(Data::Held(io::Cursor::new(bytes)))
 }
 
 /// Explicit to implicit VR, for peers that take nothing else. Whole in memory; the objects are our own results.
@@ -82,17 +88,18 @@ fn recode(path: &Path) -> Result<Data, String> {
         return Err(format!("it is in transfer syntax {}", object.transfer_syntax_uid));
     }
     match implicit_vr(&object.data_set) {
-        Ok(bytes) => Ok(Data::Recoded(io::Cursor::new(bytes))),
+        Ok(bytes) => Ok(Data::Held(io::Cursor::new(bytes))),
         Err(ScanError::NeedMore) => Err("it ends within an element".into()),
         Err(ScanError::Malformed(problem)) => Err(problem),
     }
 }
 
 /// Reads ahead this much for one write.
-const WRITE_BYTES: usize = 1 << 18;
+const WRITE_BYTES: usize = 1 << 20;
 
 /// The next P-DATA-TFs of a data set, about [`WRITE_BYTES`] of them, and whether they are the last.
 pub async fn prepare(mut data: Data, fragment_bytes: usize, context_id: u8) -> Result<(Data, Vec<u8>, bool), String> {
+    let held = matches!(data, Data::Held(_));
     let work = move || {
         let count = (WRITE_BYTES / fragment_bytes).max(1) * fragment_bytes;
         let mut chunk = Vec::with_capacity(count);
@@ -114,15 +121,19 @@ pub async fn prepare(mut data: Data, fragment_bytes: usize, context_id: u8) -> R
         }
         Ok((data, prepared, is_last))
     };
-    let outcome: io::Result<_> = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|panic| panic.to_string())?;
+    let outcome: io::Result<_> = if held {
+        work()
+    } else {
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|panic| panic.to_string())?
+    };
     outcome.map_err(|error| error.to_string())
 }
 
 fn at_end(data: &mut Data) -> io::Result<bool> {
     match data {
         Data::Kept(file) => Ok(file.fill_buf()?.is_empty()),
-        Data::Recoded(bytes) => Ok(bytes.fill_buf()?.is_empty()),
+        Data::Held(bytes) => Ok(bytes.fill_buf()?.is_empty()),
     }
 }

@@ -403,7 +403,7 @@ impl<R: Receiver> Session<R> {
     ) -> Result<Response, End> {
         let max_bytes = self.max_bytes();
         let (mut count, mut is_last) = (0u64, false);
-        spooler.begin(claim).await?;
+        spooler.begin(claim);
         while !is_last {
             let fragment;
             (fragment, is_last) = association.next_fragment(context.id).await?;

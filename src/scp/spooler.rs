@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tracing::error;
 
 /// Fragments are handed over in batches, because each hand-over wakes a thread, which on a machine busy with inference takes longer
-/// than the write. A batch has at most one PDU more than this.
+/// than the write. A batch has at most one read more than this.
 const BATCH_BYTES: usize = 1 << 18;
 /// Tiny fragments cost more than their bytes.
 const BATCH_FRAGMENTS: usize = 256;
@@ -17,12 +17,12 @@ const BATCH_FRAGMENTS: usize = 256;
 const DEPTH: usize = 2;
 
 enum Step<R: Receiver> {
-    Begin(Claim),
-    Write(Vec<Bytes>),
+    /// The next bytes; with a claim, the first of an object.
+    Write(Option<Claim>, Vec<Bytes>),
     /// Drops what was written; the object is answered with this.
     Spoil(IntakeError),
-    /// Writes the rest and makes it durable.
-    Finish(Vec<Bytes>, oneshot::Sender<Result<R::Receipt, IntakeError>>),
+    /// Writes the rest, or the whole of an object that is small, and makes it durable.
+    Finish(Option<Claim>, Vec<Bytes>, oneshot::Sender<Result<R::Receipt, IntakeError>>),
     Close(oneshot::Sender<Result<(), IntakeError>>),
 }
 
@@ -36,7 +36,8 @@ pub struct Dead;
 pub struct Spooler<R: Receiver> {
     steps: mpsc::Sender<Step<R>>,
     thread: JoinHandle<()>,
-    /// Not yet handed over.
+    /// Not yet handed over: the claim of an object goes with its first batch.
+    claim: Option<Claim>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
 }
@@ -52,13 +53,14 @@ impl<R: Receiver> Spooler<R> {
         Self {
             steps,
             thread,
+            claim: None,
             batch: Vec::new(),
             batch_bytes: 0,
         }
     }
 
-    pub async fn begin(&self, claim: Claim) -> Result<(), Dead> {
-        self.send(Step::Begin(claim)).await
+    pub fn begin(&mut self, claim: Claim) {
+        self.claim = Some(claim);
     }
 
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Dead> {
@@ -67,8 +69,8 @@ impl<R: Receiver> Spooler<R> {
         if self.batch_bytes < BATCH_BYTES && self.batch.len() < BATCH_FRAGMENTS {
             return Ok(());
         }
-        let batch = self.take_batch();
-        self.send(Step::Write(batch)).await
+        let (claim, batch) = self.take_batch();
+        self.send(Step::Write(claim, batch)).await
     }
 
     pub async fn spoil(&mut self, cause: IntakeError) -> Result<(), Dead> {
@@ -79,14 +81,14 @@ impl<R: Receiver> Spooler<R> {
     /// Waits until the object is durable, or says why it was not taken: an error met at any step since `begin`.
     pub async fn finish(&mut self) -> Result<Result<R::Receipt, IntakeError>, Dead> {
         let (reply, answer) = oneshot::channel();
-        let batch = self.take_batch();
-        self.send(Step::Finish(batch, reply)).await?;
+        let (claim, batch) = self.take_batch();
+        self.send(Step::Finish(claim, batch, reply)).await?;
         answer.await.map_err(|_| Dead)
     }
 
-    fn take_batch(&mut self) -> Vec<Bytes> {
+    fn take_batch(&mut self) -> (Option<Claim>, Vec<Bytes>) {
         self.batch_bytes = 0;
-        std::mem::take(&mut self.batch)
+        (self.claim.take(), std::mem::take(&mut self.batch))
     }
 
     /// Closes the association at the intake and waits for it.
@@ -151,11 +153,10 @@ fn spool<R: Receiver>(receiver: &R, association: AssociationId, mut inbox: mpsc:
     let mut state: State<R::Spool> = State::Idle;
     while let Some(step) = inbox.blocking_recv() {
         state = match (step, state) {
-            (Step::Begin(claim), _) => receiver.begin(claim).map_or_else(State::Failed, State::Open),
-            (Step::Write(batch), state) => write::<R>(state, &batch),
+            (Step::Write(claim, batch), state) => write::<R>(begun(receiver, claim, state), &batch),
             (Step::Spoil(cause), _) => State::Failed(cause),
-            (Step::Finish(batch, reply), state) => {
-                let outcome = match write::<R>(state, &batch) {
+            (Step::Finish(claim, batch, reply), state) => {
+                let outcome = match write::<R>(begun(receiver, claim, state), &batch) {
                     State::Open(spool) => R::finish(spool),
                     State::Failed(error) => Err(error),
                     State::Idle => Err(IntakeError::CannotUnderstand("no object was begun".into())),
@@ -170,6 +171,14 @@ fn spool<R: Receiver>(receiver: &R, association: AssociationId, mut inbox: mpsc:
                 return;
             }
         };
+    }
+}
+
+/// A claim begins an object, whatever was before.
+fn begun<R: Receiver>(receiver: &R, claim: Option<Claim>, state: State<R::Spool>) -> State<R::Spool> {
+    match claim {
+        Some(claim) => receiver.begin(claim).map_or_else(State::Failed, State::Open),
+        None => state,
     }
 }
 

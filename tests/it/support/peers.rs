@@ -56,28 +56,31 @@ impl Receiver {
     /// Objects are kept bit by bit. `None`, loudly, where it is not installed.
     pub fn start(options: &[&str]) -> Option<Self> {
         let tool = peer("storescp")?;
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let mut command = Command::new(tool);
-        command
-            .args(options)
-            .args(["+B", "-od"])
-            .arg(folder.path())
-            .arg(port.to_string());
-        command
-            .env("TCP_NODELAY", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let receiver = Self {
-            child: command.spawn().unwrap(),
-            folder,
-            port,
-        };
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(receiver);
+        // A port that was free may be another test's by now; then storescp ends at once.
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().unwrap();
+            let port = free_port();
+            let mut command = Command::new(&tool);
+            command
+                .args(options)
+                .args(["+B", "-od"])
+                .arg(folder.path())
+                .arg(port.to_string());
+            command
+                .env("TCP_NODELAY", "1")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let child = command.spawn().unwrap();
+            let mut receiver = Self { child, folder, port };
+            for _ in 0..600 {
+                if receiver.child.try_wait().unwrap().is_some() {
+                    break;
+                }
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return Some(receiver);
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
         panic!("storescp does not listen");
     }
