@@ -22,7 +22,11 @@ enum Step<R: Receiver> {
     /// Drops what was written; the object is answered with this.
     Spoil(IntakeError),
     /// Writes the rest, or the whole of an object that is small, and makes it durable.
-    Finish(Option<Claim>, Vec<Bytes>, oneshot::Sender<Result<R::Receipt, IntakeError>>),
+    Finish(
+        Option<Claim>,
+        Vec<Bytes>,
+        oneshot::Sender<Result<R::Receipt, IntakeError>>,
+    ),
     Close(oneshot::Sender<Result<(), IntakeError>>),
 }
 
