@@ -4,8 +4,8 @@ use crate::support::source;
 
 /// What is fenced, and the modules that may name it.
 const FENCES: &[(&str, &[&str])] = &[
-    ("tokio::", &["net", "scp", "delivery", "daemon"]),
-    ("async fn", &["net", "scp", "delivery", "daemon"]),
+    ("tokio::", &["net", "scp", "web", "delivery", "daemon"]),
+    ("async fn", &["net", "scp", "web", "delivery", "daemon"]),
     ("rusqlite", &["store"]),
     ("ort::", &["inference"]),
     ("SystemTime::now", &["daemon"]),
