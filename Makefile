@@ -8,7 +8,7 @@ RUN    ?= $(CARGO) run --release --quiet --
 # labelled/ and ct3mm/ as models/README.md describes them
 DATA   ?= ../shared/data
 
-.PHONY: demo test evaluate peers setup build check fmt lint deny soak install clean
+.PHONY: demo test evaluate peers setup build check fmt lint deny soak fuzz install clean
 
 demo: setup ## fetch, build, push a real CT through the daemon, say where the results are
 	$(CARGO) run --release --quiet -- demo --cache $(CACHE)
@@ -27,6 +27,12 @@ evaluate: setup ## measure localisation and outlines: labelled cases, templates 
 soak: setup ## memory of the daemon over 100,000 received images (an hour, more or less; needs DATA, see models/README.md)
 	$(CARGO) build --release --bins --benches
 	benches/reception.py --slice $(DATA)/dicom/crlm_1006.zip --soak 100000
+
+FUZZ_S ?= 120
+fuzz: ## libFuzzer on what strangers' bytes reach first, FUZZ_S seconds each (cargo install cargo-fuzz; needs no nightly)
+	@for target in association command part10 labels; do \
+	  mkdir -p fuzz/corpus/$$target && $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; done
 
 setup: ## fetch the pinned runtime, weights and sample CT (instant when they are there)
 	@$(PYTHON) models/fetch.py --cache $(CACHE)

@@ -10,6 +10,7 @@ use medlsamd::dicom::uid::Uid;
 use medlsamd::net::scu::{self, Outgoing, ScuError};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::Path;
 
 const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 const IMPLICIT: &str = "1.2.840.10008.1.2";
@@ -34,17 +35,20 @@ async fn dcmtk_echoes_and_is_rejected_when_it_should_be() {
 
 /// Sends a series by storescu and compares the pixels, which no sender re-encodes.
 async fn dcmtk_sends(name: &str, options: &[&str], transfer_syntax: &str) {
-    let (Some(storescu), Some(folder)) = (peer("storescu"), series(name)) else {
-        return;
-    };
+    let Some(folder) = series(name) else { return };
+    dcmtk_sends_all(folder.path(), options, transfer_syntax).await;
+}
+
+async fn dcmtk_sends_all(folder: &Path, options: &[&str], transfer_syntax: &str) {
+    let Some(storescu) = peer("storescu") else { return };
     let server = Server::start(|_| {}).await;
     let mut args: Vec<String> = options.iter().map(|&s| s.into()).collect();
     args.extend(["+sd".into(), "+r".into()]);
     args.extend(to(server.address, "SENDER", "MEDLSAM"));
-    args.push(folder.path().display().to_string());
+    args.push(folder.display().to_string());
     let output = run(&storescu, args).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let sent: BTreeMap<Uid, Vec<u8>> = files(folder.path())
+    let sent: BTreeMap<Uid, Vec<u8>> = files(folder)
         .iter()
         .map(|path| outgoing(path))
         .map(|(o, data)| (o.sop_instance_uid, data))
@@ -73,6 +77,33 @@ async fn dcmtk_sends(name: &str, options: &[&str], transfer_syntax: &str) {
 #[tokio::test]
 async fn dcmtk_sends_a_real_series() {
     dcmtk_sends("crlm_1006", &[], EXPLICIT).await;
+}
+
+/// Encoder with its options, what storescu proposes then, and the transfer syntax.
+const SYNTAXES: &[(&str, &[&str], &str, &str)] = &[
+    ("dcmconv", &["+ti"], "-xi", "1.2.840.10008.1.2"),
+    ("dcmconv", &["+te"], "-xe", EXPLICIT),
+    ("dcmconv", &["+tb"], "-xb", "1.2.840.10008.1.2.2"),
+    ("dcmconv", &["+td"], "-xd", "1.2.840.10008.1.2.1.99"),
+    ("dcmcrle", &[], "-xr", "1.2.840.10008.1.2.5"),
+    ("dcmcjpeg", &["+e1"], "-xs", "1.2.840.10008.1.2.4.70"),
+    ("dcmcjpls", &[], "-xt", "1.2.840.10008.1.2.4.80"),
+];
+
+#[tokio::test]
+async fn dcmtk_sends_in_every_syntax_that_it_encodes() {
+    let Some(folder) = series("crlm_1006") else { return };
+    for (encoder, how, proposes, transfer_syntax) in SYNTAXES {
+        let Some(encoder) = peer(encoder) else { return };
+        let encoded = tempfile::tempdir().unwrap();
+        for (n, slice) in files(folder.path()).iter().take(2).enumerate() {
+            let mut args: Vec<String> = how.iter().map(|&s| s.into()).collect();
+            args.extend([slice, &encoded.path().join(format!("{n}.dcm"))].map(|path| path.display().to_string()));
+            let output = run(&encoder, args).await;
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        dcmtk_sends_all(encoded.path(), &["-R", proposes], transfer_syntax).await;
+    }
 }
 
 #[tokio::test]
