@@ -67,6 +67,8 @@ listen = "127.0.0.1:{self.port}"
 [storage]
 dir = "storage"
 min_free_gb = 0.1
+[web]
+listen = ""
 [inference]
 library = "{cache}/onnxruntime/libonnxruntime.so"
 providers = ["cpu"]

@@ -182,9 +182,14 @@ async fn open_web(
         return Ok(None);
     }
     let web = Web::new(config, archive.clone())?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen} (web.listen; empty for no web port)"))?;
+    let listener = match TcpListener::bind(listen).await {
+        Ok(listener) => listener,
+        // Scanners must not be turned away because something else sits on the web port.
+        Err(error) => {
+            tracing::error!(listen, %error, "there is no web port; give web.listen another one, or make it empty");
+            return Ok(None);
+        }
+    };
     tracing::info!(address = %listener.local_addr()?, "web port open");
     Ok(Some(tokio::spawn(web::serve(listener, web, until(stopping)))))
 }

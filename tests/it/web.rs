@@ -68,3 +68,12 @@ fn a_foreign_client_stores_finds_and_retrieves_by_dicomweb() {
     assert_eq!(jobs[0].instances as usize, count);
     assert!(!daemon.log().contains("CRLM"), "no patient in the log");
 }
+
+/// Scanners are not turned away because something else sits on the web port.
+#[test]
+fn a_taken_web_port_is_said_loudly_and_dicom_goes_on() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Returns once the DICOM port answers.
+    let daemon = serve(taken.local_addr().unwrap().port());
+    assert!(daemon.log().contains("there is no web port"), "{}", daemon.log());
+}
