@@ -101,7 +101,7 @@ impl Daemon {
             threads.push(("watch", spawn("watch", move || folders.run(|| *stopped.borrow()))?));
         }
         let archive = Archive::new(&store, &intake);
-        let web = tokio.block_on(open_web(&config, &archive, stopping.clone()))?;
+        let web = tokio.block_on(open_web(&config, &archive, tls.clone(), stopping.clone()))?;
         let sending = send_out(archive.clone(), config.clone(), tls.clone(), bell, stopping.clone());
         let delivering = tokio.spawn(sending);
         let listening = tokio.spawn(scp::serve(
@@ -175,13 +175,14 @@ impl Daemon {
 async fn open_web(
     config: &Config,
     archive: &Archive,
+    tls: Option<Arc<Tls>>,
     stopping: flag::Receiver<bool>,
 ) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
     let listen = &config.written.web.listen;
     if listen.is_empty() {
         return Ok(None);
     }
-    let web = Web::new(config, archive.clone())?;
+    let web = Web::new(config, archive.clone(), tls)?;
     let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,
         // Scanners must not be turned away because something else sits on the web port.

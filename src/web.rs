@@ -11,12 +11,14 @@ mod store;
 
 use crate::archive::Archive;
 use crate::config::Config;
+use crate::net::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{any, get};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::future::Future;
 use std::path::Path;
@@ -37,6 +39,7 @@ pub struct Web {
     token: Option<[u8; 32]>,
     max_object_bytes: u64,
     uploads: AtomicU64,
+    certificates: Option<Arc<Tls>>,
 }
 
 /// Why the web port cannot be opened.
@@ -49,7 +52,7 @@ pub enum WebError {
 impl Web {
     /// # Errors
     /// When the token file cannot be used: no token is not the same as a wrong one.
-    pub fn new(config: &Config, archive: Archive) -> Result<Self, WebError> {
+    pub fn new(config: &Config, archive: Archive, certificates: Option<Arc<Tls>>) -> Result<Self, WebError> {
         let token = config.written.web.token_file.as_deref().map(read_token).transpose()?;
         Ok(Self {
             archive,
@@ -57,7 +60,21 @@ impl Web {
             token,
             max_object_bytes: config.written.dicom.max_object_mb << 20,
             uploads: AtomicU64::new(0),
+            certificates,
         })
+    }
+
+    /// In the text format of Prometheus.
+    fn metrics(&self) -> String {
+        let mut out = "# HELP medlsamd_certificate_days_left Days until a certificate in use ends.\n\
+                       # TYPE medlsamd_certificate_days_left gauge\n"
+            .to_owned();
+        for validity in self.certificates.iter().flat_map(|tls| tls.validity()) {
+            let file = validity.file.display().to_string().replace(['\\', '"', '\n'], "_");
+            let days = validity.days_left(Timestamp::now());
+            out += &format!("medlsamd_certificate_days_left{{file=\"{file}\"}} {days}\n");
+        }
+        out
     }
 
     /// Whether a request shows the token. Compared by hash, so that the time it takes tells nothing.
@@ -138,11 +155,16 @@ pub async fn serve(listener: TcpListener, web: Web, shutdown: impl Future<Output
     let routes = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(async || "ok\n"))
+        .route("/metrics", get(metrics))
         .route("/dicom-web/{*path}", any(dicomweb))
         .with_state(Arc::new(web));
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(shutdown).await {
         tracing::error!(%error, "the web port is closed");
     }
+}
+
+async fn metrics(State(web): State<Arc<Web>>) -> String {
+    web.metrics()
 }
 
 async fn dicomweb(State(web): State<Arc<Web>>, request: Request) -> Response {

@@ -14,6 +14,7 @@ use medlsamd::dicom::status::Status;
 use medlsamd::net::scu::{self, Dial, PeerTls, ScuError};
 use medlsamd::net::tls::Tls;
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -260,13 +261,26 @@ async fn orthanc_pushes_and_takes_encrypted() {
     server.stop().await;
 }
 
+/// The body of an HTTP answer.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn check_counts_the_days_and_the_daemon_takes_up_what_is_replaced() {
     let Some(authority) = Authority::new() else { return };
     let own = authority.certificate("server", 10);
-    let port = free_port();
+    let (port, web) = (free_port(), free_port());
     let config = format!(
-        "[[peer]]\nae_title = \"any\"\nhost = \"any\"\nmay = []\n[[protocol]]\nname = \"a\"\nstructures = [\"all\"]\n\
+        "[web]\nlisten = \"127.0.0.1:{web}\"\n[[peer]]\nae_title = \"any\"\nhost = \"any\"\nmay = []\n[[protocol]]\nname = \"a\"\nstructures = [\"all\"]\n\
          [dicom.tls]\nlisten = \"127.0.0.1:{port}\"\ncertificate = \"{}\"\nkey = \"{}\"\nca = \"{}\"\n",
         own.certificate.display(),
         own.key.display(),
@@ -299,6 +313,12 @@ fn check_counts_the_days_and_the_daemon_takes_up_what_is_replaced() {
     );
 
     served.launch(&[]);
+    let metrics = get(web, "/metrics");
+    let days = format!(
+        "medlsamd_certificate_days_left{{file=\"{}\"}} 9\n",
+        own.certificate.display()
+    );
+    assert!(metrics.contains(&days), "{metrics}");
     let hang_up = |served: &Served| {
         let pid = served.pid().to_string();
         assert!(
