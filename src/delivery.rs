@@ -6,6 +6,7 @@ pub mod pledges;
 use crate::config::{Config, Route};
 use crate::dicom::status::Status;
 use crate::job::KeptResult;
+use crate::net;
 use crate::net::scu::{self, Dial, Outgoing, ScuError};
 use crate::net::tls::Tls;
 use crate::store::{DueDelivery, Store, StoreError};
@@ -228,10 +229,8 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, String> {
     let store = store.clone();
-    match tokio::task::spawn_blocking(move || call(&store)).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic.to_string()),
-    }
+    let called = net::off_thread(move || call(&store)).await?;
+    called.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod store;
 
 use crate::archive::Archive;
 use crate::config::Config;
+use crate::net;
 use crate::net::tls::Tls;
 use axum::Router;
 use axum::body::Body;
@@ -181,5 +182,5 @@ async fn dicomweb(State(web): State<Arc<Web>>, request: Request) -> Response {
 
 /// Runs what blocks.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(Refusal::failed)
+    net::off_thread(work).await.map_err(Refusal::failed)
 }

@@ -167,9 +167,10 @@ impl Lane {
 
     /// A CT that came to be learned from is only looked at; what was drawn on one is learned.
     fn learn(&mut self, job: &Job) -> Result<Learned, PipelineError> {
-        let drawn = lesson::read(&self.stored(job.id)?)?;
+        let stored = self.stored(job.id)?;
+        let drawn = lesson::read(&stored)?;
         if drawn.is_empty() {
-            series::assemble(headers(&self.stored(job.id)?)?, &lesson::ANY_CT)?;
+            series::assemble(headers(&stored)?, &lesson::ANY_CT)?;
             return Ok(Learned::default());
         }
         let subject = lesson::subject(&drawn, &job.series.study_instance_uid);

@@ -12,6 +12,8 @@ use std::path::Path;
 /// Enhanced CT and Legacy Converted Enhanced CT Image Storage (PS3.4 table B.5-1).
 pub const MULTI_FRAME_CT: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 
+/// Where the frames of encapsulated Pixel Data begin, in 64 bits (PS3.3 C.7.6.3.1.8).
+pub const EXTENDED_OFFSET_TABLE: Tag = 0x7FE0_0001;
 const SHARED_FUNCTIONAL_GROUPS: Tag = 0x5200_9229;
 const PER_FRAME_FUNCTIONAL_GROUPS: Tag = 0x5200_9230;
 const CT_IMAGE_FRAME_TYPE: Tag = 0x0018_9329;

@@ -171,15 +171,8 @@ pub fn items(sequence: Element<'_>, outer: Encoding) -> Result<(Vec<&[u8]>, Enco
     Ok((found, encoding))
 }
 
-/// The fragments of encapsulated Pixel Data whose value begins at `offset`, without the Basic Offset Table (PS3.5 A.4).
-/// A missing final delimiter is forgiven when the bytes end there, because some archives lose it.
-pub fn fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8]>, ScanError> {
-    let mut found = offset_table_and_fragments(data, offset)?;
-    found.remove(0);
-    Ok(found)
-}
-
-/// The same with the Basic Offset Table in front; it is empty in many objects.
+/// The Basic Offset Table of encapsulated Pixel Data whose value begins at `offset`, empty in many objects, and behind it the
+/// fragments (PS3.5 A.4). A missing final delimiter is forgiven when the bytes end there, because some archives lose it.
 pub fn offset_table_and_fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8]>, ScanError> {
     let mut cursor = Cursor { data, at: offset };
     let mut found = Vec::new();
@@ -463,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_leave_out_the_offset_table_and_keep_their_order() {
+    fn fragments_follow_the_offset_table_and_keep_their_order() {
         let data = [
             &[0xFE, 0xFF, 0, 0xE0, 0, 0, 0, 0][..],
             &[0xFE, 0xFF, 0, 0xE0, 2, 0, 0, 0, 1, 2],
@@ -471,8 +464,9 @@ mod tests {
             &[0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0],
         ]
         .concat();
-        assert_eq!(fragments(&data, 0), Ok(vec![&[1u8, 2][..], &[3, 4]]));
-        assert!(fragments(&data[..8], 0).is_err());
+        let found = offset_table_and_fragments(&data, 0).unwrap();
+        assert_eq!(found[1..], [&[1u8, 2][..], &[3, 4]]);
+        assert!(offset_table_and_fragments(&data[..8], 0).is_err());
     }
 
     proptest! {
@@ -483,7 +477,7 @@ mod tests {
             // The same bytes behind a plausible beginning get further in.
             data.splice(0..0, undefined(b"UN", &[])[..20].iter().copied());
             let _ = tags(&data, encoding);
-            let _ = fragments(&data, 0);
+            let _ = offset_table_and_fragments(&data, 0);
             let sequence = Element { tag: 0, vr: None, length: 0, value: &data, offset: 0, undefined_length: true };
             let _ = items(sequence, encoding);
         }

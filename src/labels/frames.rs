@@ -4,8 +4,9 @@
 
 use crate::dicom::codec;
 use crate::dicom::fields::Fields;
+use crate::dicom::frames::{self, EXTENDED_OFFSET_TABLE};
 use crate::dicom::object::Object;
-use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError};
+use crate::dicom::scan::{Encoding, PIXEL_DATA};
 use crate::dicom::uid::Uid;
 use crate::labels::LabelsError;
 use std::borrow::Cow;
@@ -62,13 +63,6 @@ fn malformed(problem: impl Into<String>) -> LabelsError {
     LabelsError::Malformed(problem.into())
 }
 
-fn scan_problem(error: ScanError) -> LabelsError {
-    malformed(match error {
-        ScanError::NeedMore => "the file is cut short".into(),
-        ScanError::Malformed(problem) => problem,
-    })
-}
-
 impl<'a> Frames<'a> {
     pub fn of(object: &'a Object<'_>, fields: &Fields<'a>) -> Result<Self, LabelsError> {
         let size = |tag| fields.short(tag).map(usize::from).filter(|n| *n > 0);
@@ -109,7 +103,11 @@ impl<'a> Frames<'a> {
             .element(PIXEL_DATA)
             .ok_or_else(|| malformed("it has no Pixel Data"))?;
         if element.undefined_length {
-            return Ok(Stored::Encapsulated(self.divide(data, element.offset)?));
+            let extended = fields
+                .element(EXTENDED_OFFSET_TABLE)
+                .map_or(&[][..], |table| table.value);
+            let divided = frames::divide(data, element.offset, self.count, extended);
+            return divided.map(Stored::Encapsulated).map_err(malformed);
         }
         if !NATIVE.contains(&self.transfer_syntax.as_str()) {
             return Err(malformed(format!(
@@ -137,43 +135,6 @@ impl<'a> Frames<'a> {
                 .flat_map(|[a, b]| [*b, *a])
                 .collect(),
         }))
-    }
-
-    /// Which fragments make which frame: one each, all of the only one, or as the Basic Offset Table says.
-    fn divide(&self, data: &'a [u8], offset: usize) -> Result<Vec<Vec<&'a [u8]>>, LabelsError> {
-        let mut fragments = scan::offset_table_and_fragments(data, offset).map_err(scan_problem)?;
-        let table = fragments.remove(0);
-        if fragments.len() == self.count {
-            return Ok(fragments.into_iter().map(|fragment| vec![fragment]).collect());
-        }
-        if self.count == 1 {
-            return Ok(vec![fragments]);
-        }
-        let starts: Vec<usize> = table
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| u32::from_le_bytes(*b) as usize)
-            .collect();
-        let mut frames: Vec<Vec<&[u8]>> = Vec::new();
-        let mut at = 0;
-        for fragment in fragments {
-            if starts.get(frames.len()) == Some(&at) {
-                frames.push(Vec::new());
-            }
-            if let Some(frame) = frames.last_mut() {
-                frame.push(fragment);
-            }
-            at += 8 + fragment.len();
-        }
-        if frames.len() != self.count {
-            return Err(malformed(format!(
-                "its fragments make {} frames, not {}",
-                frames.len(),
-                self.count
-            )));
-        }
-        Ok(frames)
     }
 
     /// Calls `visit` with the runs of frame `n` whose pixels have the same class, not 0, row by row.

@@ -97,21 +97,7 @@ fn squared_distance(shape: &Array2<bool>, kind: bool) -> Array2<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::{Grid, PatientPoint};
     use crate::structure;
-
-    fn uneven(at: &[f64], size: [usize; 3]) -> Uneven {
-        Uneven {
-            grid: Grid {
-                origin: PatientPoint::new(0.0, 0.0, 0.0),
-                directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-                spacing_mm: [1.0; 3],
-                size,
-            },
-            at: at.to_vec(),
-            gaps: Vec::new(),
-        }
-    }
 
     #[test]
     fn distances_are_exact() {
@@ -132,7 +118,7 @@ mod tests {
         let full = Array3::from_shape_fn((20, 64, 64), |(k, j, i)| inside(k as f64, j, i));
         let mask = Mask::from_full(structure::by_name("liver").unwrap(), full.view()).unwrap();
         let at = [0.0, 2.4, 5.5, 6.02, 9.7, 18.3];
-        let back = onto_slices(&mask, &uneven(&at, size)).unwrap();
+        let back = onto_slices(&mask, &Uneven::at_steps(&at, size)).unwrap();
         for (k, z) in at.iter().enumerate() {
             let wanted = Array2::from_shape_fn((64, 64), |(j, i)| inside(*z, j, i));
             let (mut wrong, mut all) = (0, 0);

@@ -26,6 +26,13 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Runs what blocks where blocking is allowed. The error is a panic's text.
+pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| panic.to_string())
+}
+
 /// Runs a future to its end on a small runtime of its own, for commands that are not async. Must not be called from async code.
 pub fn blocking<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

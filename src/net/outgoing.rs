@@ -5,6 +5,7 @@ use crate::dicom::object::Object;
 use crate::dicom::scan::{Encoding, ScanError};
 use crate::dicom::uid::Uid;
 use crate::net::association::push_fragment;
+use crate::net::off_thread;
 use crate::net::scu::{Outgoing, ScuError};
 use dicom::object::FileMetaTable;
 use std::fs::File;
@@ -32,10 +33,8 @@ impl Read for Data {
 pub async fn open(object: &Outgoing, transfer_syntax: &Uid) -> Result<Data, ScuError> {
     let (object, syntax) = (object.clone(), transfer_syntax.clone());
     let path = object.path.clone();
-    let outcome = tokio::task::spawn_blocking(move || open_blocking(&object, &syntax)).await;
-    outcome
-        .unwrap_or_else(|panic| Err(panic.to_string()))
-        .map_err(|cause| ScuError::File { path, cause })
+    let outcome = off_thread(move || open_blocking(&object, &syntax)).await;
+    outcome.flatten().map_err(|cause| ScuError::File { path, cause })
 }
 
 fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
@@ -121,13 +120,7 @@ pub async fn prepare(mut data: Data, fragment_bytes: usize, context_id: u8) -> R
         }
         Ok((data, prepared, is_last))
     };
-    let outcome: io::Result<_> = if held {
-        work()
-    } else {
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|panic| panic.to_string())?
-    };
+    let outcome: io::Result<_> = if held { work() } else { off_thread(work).await? };
     outcome.map_err(|error| error.to_string())
 }
 

@@ -6,6 +6,7 @@
 
 use crate::config;
 use crate::net::certificate;
+use crate::net::off_thread;
 use crate::net::transport::Stream;
 use jiff::Timestamp;
 use rustls::crypto::ring;
@@ -136,7 +137,7 @@ impl Tls {
 
     async fn fresh(self: &Arc<Self>) -> Loaded {
         let own = self.clone();
-        if let Err(panic) = tokio::task::spawn_blocking(move || own.refresh()).await {
+        if let Err(panic) = off_thread(move || own.refresh()).await {
             tracing::error!(%panic, "looking for replaced TLS certificates failed");
         }
         self.current().loaded.clone()

@@ -7,6 +7,7 @@ use crate::archive::Archive;
 use crate::commitment::{self, PUSH_MODEL_INSTANCE, REQUEST_COMMITMENT, Report};
 use crate::dicom::scan::Encoding;
 use crate::dicom::status::Status;
+use crate::net;
 use crate::net::dimse::{Command, Response};
 use crate::net::pdu::AbortReason;
 use crate::net::printable;
@@ -15,7 +16,7 @@ use crate::net::scu::Dial;
 use crate::net::transport::Broken;
 use crate::scp::Receiver;
 use crate::scp::identifier::Refused;
-use crate::scp::session::{Dialogue, End, Session};
+use crate::scp::session::{Dialogue, End, Session, blocking};
 use crate::store::OpenCommitment;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
@@ -179,24 +180,21 @@ impl Dialogue<'_> {
 pub async fn report_commitments(archive: Archive, targets: Vec<Dial>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
     loop {
-        let due = {
-            let store = archive.store.clone();
-            blocking(move || store.open_commitments(Timestamp::now())).await
-        };
-        match due {
-            Ok(Ok(due)) => {
+        match of_archive(&archive, |archive| archive.store.open_commitments(Timestamp::now())).await {
+            Ok(due) => {
                 for open in due {
-                    // Those of a peer that is asked on its own association are answered there.
-                    let target = targets.iter().find(|dial| dial.address.ae_title.as_str() == open.peer);
-                    if let Some(dial) = target
-                        && let Err(cause) = call_back(&archive, dial, &open).await
-                    {
+                    let recorded = match targets.iter().find(|dial| dial.address.ae_title.as_str() == open.peer) {
+                        Some(dial) => call_back(&archive, dial, &open).await,
+                        // Its first report goes out on its own association.
+                        None if open.attempts == 0 => Ok(()),
+                        None => unheard(&archive, &open, "its [[peer]] has no port to be called back at").await,
+                    };
+                    if let Err(cause) = recorded {
                         error!(%cause, "cannot record a report of storage commitment");
                     }
                 }
             }
-            Ok(Err(cause)) => error!(%cause, "cannot read which storage commitments are due"),
-            Err(_) => error!("the look for due storage commitments died"),
+            Err(cause) => error!(%cause, "cannot read which storage commitments are due"),
         }
         tokio::select! {
             () = &mut stop => return,
@@ -218,21 +216,15 @@ async fn call_back(archive: &Archive, dial: &Dial, open: &OpenCommitment) -> Res
 }
 
 async fn vouch(archive: &Archive, open: &OpenCommitment) -> Result<Report, String> {
-    let (archive, request) = (archive.clone(), open.request.clone());
-    let vouched = tokio::task::spawn_blocking(move || archive.vouch(&request)).await;
-    vouched
-        .map_err(|panic| panic.to_string())?
-        .map_err(|error| error.to_string())
+    let request = open.request.clone();
+    of_archive(archive, move |archive| archive.vouch(&request)).await
 }
 
 async fn heard_by(archive: &Archive, open: &OpenCommitment, report: &Report) -> Result<(), String> {
     let (kept, failed) = (report.kept.len(), report.failed.len());
     info!(peer = open.peer, transaction = %report.transaction_uid, kept, failed, "reported storage commitment");
-    let (store, id) = (archive.store.clone(), open.id);
-    let recorded = tokio::task::spawn_blocking(move || store.commitment_reported(id)).await;
-    recorded
-        .map_err(|panic| panic.to_string())?
-        .map_err(|error| error.to_string())
+    let id = open.id;
+    of_archive(archive, move |archive| archive.store.commitment_reported(id)).await
 }
 
 async fn unheard(archive: &Archive, open: &OpenCommitment, cause: &str) -> Result<(), String> {
@@ -243,15 +235,20 @@ async fn unheard(archive: &Archive, open: &OpenCommitment, cause: &str) -> Resul
             .unwrap_or(now)
     });
     warn!(peer = open.peer, cause = printable(cause), again = ?retry_at, "a report of storage commitment was not heard");
-    let (store, id, cause) = (archive.store.clone(), open.id, cause.to_owned());
-    let recorded = tokio::task::spawn_blocking(move || store.commitment_unheard(id, &cause, retry_at)).await;
-    recorded
-        .map_err(|panic| panic.to_string())?
-        .map_err(|error| error.to_string())
+    let (id, cause) = (open.id, cause.to_owned());
+    of_archive(archive, move |archive| {
+        archive.store.commitment_unheard(id, &cause, retry_at)
+    })
+    .await
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, End> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|panic| End::Failed(panic.to_string()))
+/// Asks the archive, which is synchronous; every failure as a sentence.
+async fn of_archive<T: Send + 'static, E: ToString + Send + 'static>(
+    archive: &Archive,
+    ask: impl FnOnce(&Archive) -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let archive = archive.clone();
+    net::off_thread(move || ask(&archive))
+        .await?
+        .map_err(|error| error.to_string())
 }

@@ -13,7 +13,7 @@ use crate::net::scu::{self, Outgoing, ScuError, Untransmitted};
 use crate::net::transport::Broken;
 use crate::results::dataset::DataSet;
 use crate::scp::identifier::{Refused, refusal};
-use crate::scp::session::{Dialogue, End, Session};
+use crate::scp::session::{Dialogue, End, Session, blocking};
 use crate::scp::{Receiver, Root};
 use crate::store::Holding;
 use dicom::dictionary_std::tags;
@@ -185,8 +185,7 @@ impl<R: Receiver> Session<R> {
             Ok(asked) => asked,
             Err(refused) => return Ok(Err(refused)),
         };
-        let look = tokio::task::spawn_blocking(move || archive.named(&identifier));
-        let found = look.await.map_err(|panic| End::Failed(panic.to_string()))?;
+        let found = blocking(move || archive.named(&identifier)).await?;
         let outgoing = |holding: Holding| Outgoing {
             sop_class_uid: holding.sop_class_uid,
             sop_instance_uid: holding.sop_instance_uid,

@@ -4,6 +4,7 @@ use crate::dicom::ae::AeTitle;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::intake::{AssociationId, Claim, IntakeError};
+use crate::net;
 use crate::net::association::{self, Association, Message};
 use crate::net::dimse::{Command, Operation, Request, Response};
 use crate::net::negotiation::{Context, negotiate};
@@ -301,16 +302,15 @@ impl<R: Receiver> Session<R> {
     }
 
     async fn echo(&self, dialogue: Dialogue<'_>) -> Result<(), End> {
-        let Dialogue {
-            association,
-            context,
-            request,
-            ..
-        } = dialogue;
-        skip(association, context, request, self.max_bytes()).await?;
+        skip(
+            dialogue.association,
+            dialogue.context,
+            dialogue.request,
+            self.max_bytes(),
+        )
+        .await?;
         debug!("echoed");
-        let response = request.answer(Status::SUCCESS, "");
-        Ok(association.send(context.id, &response.encode(), &[]).await?)
+        dialogue.end(Status::SUCCESS, "").await
     }
 
     /// Reads the data set to its end, so that the peer hears why it is refused.
@@ -320,15 +320,14 @@ impl<R: Receiver> Session<R> {
         status: Status,
         comment: &str,
     ) -> Result<(), End> {
-        let Dialogue {
-            association,
-            context,
-            request,
-            ..
-        } = dialogue;
-        skip(association, context, request, self.max_bytes()).await?;
-        let response = refuse(request, status, comment);
-        Ok(association.send(context.id, &response.encode(), &[]).await?)
+        skip(
+            dialogue.association,
+            dialogue.context,
+            dialogue.request,
+            self.max_bytes(),
+        )
+        .await?;
+        dialogue.end(status, comment).await
     }
 
     /// C-STORE.
@@ -422,6 +421,11 @@ impl<R: Receiver> Session<R> {
             Err(error) => refuse(request, error.status(), &error.to_string()),
         })
     }
+}
+
+/// Runs what blocks.
+pub(in crate::scp) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, End> {
+    net::off_thread(work).await.map_err(End::Failed)
 }
 
 /// A failure status with its reason, in the log too.

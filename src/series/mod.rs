@@ -264,6 +264,21 @@ impl Series {
 }
 
 impl Uneven {
+    /// Slices at heights `at` in even steps of 1 mm, for tests.
+    #[cfg(test)]
+    pub(crate) fn at_steps(at: &[f64], size: [usize; 3]) -> Self {
+        Self {
+            grid: Grid {
+                origin: crate::geometry::PatientPoint::new(0.0, 0.0, 0.0),
+                directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+                spacing_mm: [1.0; 3],
+                size,
+            },
+            at: at.to_vec(),
+            gaps: Vec::new(),
+        }
+    }
+
     fn describe(&self, slices: &[Slice<'_>]) -> String {
         let steps = slices.windows(2).map(|pair| pair[1].along_mm - pair[0].along_mm);
         let (least, most) = steps.fold((f64::INFINITY, 0.0f64), |(least, most), mm| {

@@ -4,10 +4,10 @@
 //! fails on 16-bit signed CT) is not used.
 
 use crate::dicom::codec::Frame;
-use crate::dicom::frames;
+use crate::dicom::frames::{self, EXTENDED_OFFSET_TABLE};
 use crate::dicom::header::{Instance, file_meta};
 use crate::dicom::object::inflate;
-use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError, Tag};
+use crate::dicom::scan::{self, Encoding, PIXEL_DATA, ScanError};
 use crate::dicom::uid::Uid;
 use crate::volume::AIR_HU;
 use std::borrow::Cow;
@@ -35,7 +35,6 @@ pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
     "1.2.840.10008.1.2.4.203",
 ];
 const NATIVE: usize = 4;
-const EXTENDED_OFFSET_TABLE: Tag = 0x7FE0_0001;
 
 /// What is read of a file at once: a compressed or deflated object, or the header of one that is neither.
 const MAX_READ: u64 = 4 << 30;
@@ -59,8 +58,8 @@ enum Stored {
     },
     /// Of a deflated data set.
     Inflated { pixels: Vec<u8>, declared: u64 },
-    /// Items with the fragments, and the Extended Offset Table (7FE0,0001).
-    Encapsulated { items: Vec<u8>, extended: Vec<u8> },
+    /// The compressed stream of each frame.
+    Encapsulated(Vec<Vec<u8>>),
 }
 
 impl Source {
@@ -85,7 +84,7 @@ impl Source {
             let found = if deflated {
                 Self::inflated(syntax, &inflate(&head[start..])?)
             } else {
-                Self::located(syntax, &file, &head, start)
+                Self::located(instance, &file, &head, start)
             };
             match found {
                 Err(Missing::Beyond) if (head.len() as u64) < length => {}
@@ -111,7 +110,8 @@ impl Source {
         })
     }
 
-    fn located(syntax: &Uid, file: &File, head: &[u8], start: usize) -> Result<Self, Missing> {
+    fn located(instance: &Instance, file: &File, head: &[u8], start: usize) -> Result<Self, Missing> {
+        let syntax = &instance.transfer_syntax_uid;
         let encoding = Encoding::of(syntax);
         let found = find(&head[start..], encoding)?;
         let io = |error: std::io::Error| Missing::Damaged(format!("the file cannot be read: {error}"));
@@ -129,8 +129,8 @@ impl Source {
                 let mut rest = file;
                 rest.seek(SeekFrom::Start(at)).map_err(io)?;
                 rest.take(MAX_READ).read_to_end(&mut items).map_err(io)?;
-                let extended = found.extended;
-                Stored::Encapsulated { items, extended }
+                let frames = frames::divide(&items, 0, place(instance).0, &found.extended).map_err(Missing::Damaged)?;
+                Stored::Encapsulated(frames.iter().map(|fragments| fragments.concat()).collect())
             }
             (is_native, _) => {
                 let not = if is_native { "" } else { "not " };
@@ -206,9 +206,8 @@ impl Source {
                 check(*declared, pixels.len() as u64)?;
                 Ok(Cow::Borrowed(&pixels[index * expected..][..expected]))
             }
-            Stored::Encapsulated { items, extended } => {
-                let frames = frames::divide(items, 0, count, extended)?;
-                let stored = self.decode(instance, frames[index].concat())?;
+            Stored::Encapsulated(frames) => {
+                let stored = self.decode(instance, frames[index].clone())?;
                 if stored.len() != expected {
                     return Err(format!(
                         "decoding gave {} bytes, but Rows × Columns ask for {expected}",

@@ -28,25 +28,11 @@ pub fn to_even(slices: &Array3<i16>, uneven: &Uneven) -> Array3<i16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::{Grid, PatientPoint};
-
-    fn uneven(at: &[f64], size: [usize; 3]) -> Uneven {
-        Uneven {
-            grid: Grid {
-                origin: PatientPoint::new(0.0, 0.0, 0.0),
-                directions: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-                spacing_mm: [1.0; 3],
-                size,
-            },
-            at: at.to_vec(),
-            gaps: Vec::new(),
-        }
-    }
 
     #[test]
     fn a_lost_slice_is_interpolated_and_the_others_are_themselves() {
         let slices = Array3::from_shape_fn((3, 2, 2), |(k, j, i)| [0, 100, 300][k] + (j * 2 + i) as i16);
-        let even = to_even(&slices, &uneven(&[0.0, 1.0, 3.0], [2, 2, 4]));
+        let even = to_even(&slices, &Uneven::at_steps(&[0.0, 1.0, 3.0], [2, 2, 4]));
         assert_eq!(even.slice(ndarray::s![.., 1, 1]).to_vec(), [3, 103, 203, 303]);
     }
 }

@@ -2,7 +2,7 @@
 //! acknowledged is lost.
 
 use crate::support::data::files;
-use crate::support::dataset::Slice;
+use crate::support::dataset::{Slice, intake_options};
 use crate::support::proxy::{Cut, broken_network};
 use crate::support::shelf::{Server, dial, real_intake};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use medlsamd::config::{Config, Written};
 use medlsamd::delivery;
 use medlsamd::dicom::uid::Uid;
-use medlsamd::intake::{AssociationId, Intake, Options};
+use medlsamd::intake::{AssociationId, Intake};
 use medlsamd::job::{KeptResult, Parcel, State, Summary};
 use medlsamd::net::scu::{self, Dial, Outgoing};
 use medlsamd::store::Store;
@@ -90,7 +90,7 @@ async fn a_sender_that_comes_again_finds_us_ready_and_loses_nothing() {
     // What broke off left nothing behind, and holds no place for longer than the idle timeout.
     let begin = Instant::now();
     while !files(&dir.path().join("incoming")).is_empty() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "a temporary file is left");
+        assert!(begin.elapsed() < Duration::from_secs(60), "a temporary file is left");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -98,13 +98,7 @@ async fn a_sender_that_comes_again_finds_us_ready_and_loses_nothing() {
 /// A finished job with two results to be sent to PACS.
 fn finished_job(dir: &Path) -> Store {
     let store = Store::open(dir, TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 1 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store.clone(), options).unwrap();
+    let (intake, _) = Intake::open(store.clone(), intake_options()).unwrap();
     intake.association_opened(AssociationId(1));
     let slice = Slice::new("1.2.826.7", 1);
     let mut spool = intake.begin(slice.claim(1)).unwrap();

@@ -16,7 +16,7 @@ use medlsamd::net::tls::Tls;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An authority and a server with a good certificate of it, on both ports.
 async fn stage(change: impl FnOnce(&mut Dicom)) -> Option<(Authority, Arc<Tls>, Server)> {
@@ -101,10 +101,8 @@ async fn the_wrong_kind_of_speech_at_a_port_ends_soon_and_harms_nobody() {
     assert!(plain.hear_bytes(1).await.is_none_or(|first| first == [21]));
     log.must_warn(&["cannot set up a connection", "TLS"]);
 
-    let begin = Instant::now();
     let mut silent = Rude::connect(server.encrypted()).await;
     assert!(silent.hear().await.is_none());
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     log.must_warn(&["no TLS handshake in time"]);
 
     let mut wrong_port = encrypted(&server, &authority, &good);

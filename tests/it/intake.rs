@@ -1,8 +1,7 @@
 //! Bytes → durable instance: what is taken, what is refused and why, and what lies on disk after each.
 
 use crate::support::data::series;
-use crate::support::dataset::Slice;
-use jiff::Timestamp;
+use crate::support::dataset::{Slice, intake_options};
 use jiff::tz::TimeZone;
 use medlsamd::dicom::part10;
 use medlsamd::dicom::status::Status;
@@ -23,15 +22,6 @@ struct Fixture {
     dir: tempfile::TempDir,
     store: Store,
     intake: Intake,
-}
-
-fn options() -> Options {
-    Options {
-        min_free_bytes: 0,
-        max_object_bytes: 64 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    }
 }
 
 fn open(dir: &Path, options: Options) -> (Store, Intake, Rebuilt) {
@@ -92,7 +82,7 @@ fn data_set_of(path: &Path) -> Vec<u8> {
 
 #[test]
 fn accepted_bytes_lie_verbatim_under_their_final_name_and_are_known_after_the_association() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     f.intake.association_opened(AssociationId(1));
     for number in 1..=3 {
         let slice = Slice::new(SERIES, number);
@@ -118,7 +108,7 @@ fn accepted_bytes_lie_verbatim_under_their_final_name_and_are_known_after_the_as
 
 #[test]
 fn the_same_bytes_again_are_a_success_and_other_bytes_are_told_so() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     let slice = Slice::new(SERIES, 1);
     let first = f.send(&slice, &slice.data_set()).unwrap();
     assert!(f.send(&slice, &slice.data_set()).unwrap().is_duplicate());
@@ -137,7 +127,7 @@ fn the_same_bytes_again_are_a_success_and_other_bytes_are_told_so() {
 
 #[test]
 fn what_is_not_what_the_command_said_is_refused_with_its_status() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     let slice = Slice::new(SERIES, 1);
     let bytes = slice.data_set();
     let another = Slice::new(SERIES, 2);
@@ -165,14 +155,14 @@ fn little_space_and_long_objects_are_out_of_resources() {
     let slice = Slice::new(SERIES, 1);
     let full = Fixture::new(Options {
         min_free_bytes: u64::MAX,
-        ..options()
+        ..intake_options()
     });
     let error = full.refused(&slice, &slice.data_set());
     assert_eq!(error.status(), Status::OUT_OF_RESOURCES);
     assert!(error.to_string().contains("min_free_gb"), "{error}");
     let small = Fixture::new(Options {
         max_object_bytes: 700,
-        ..options()
+        ..intake_options()
     });
     assert_eq!(
         small.refused(&slice, &slice.data_set()).status(),
@@ -183,7 +173,7 @@ fn little_space_and_long_objects_are_out_of_resources() {
 
 #[test]
 fn an_association_that_breaks_off_leaves_no_temporary_file() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     let slice = Slice::new(SERIES, 1);
     let mut spool = f.intake.begin(slice.claim(1)).unwrap();
     spool.write(&slice.data_set()[..500]).unwrap();
@@ -194,7 +184,7 @@ fn an_association_that_breaks_off_leaves_no_temporary_file() {
 
 #[test]
 fn a_lost_database_is_rebuilt_from_the_files_and_cut_files_are_set_apart() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     let slices: Vec<Slice> = (1..=5).map(|number| Slice::new(SERIES, number)).collect();
     let mut paths: Vec<PathBuf> = Vec::new();
     for slice in &slices {
@@ -215,7 +205,7 @@ fn a_lost_database_is_rebuilt_from_the_files_and_cut_files_are_set_apart() {
         .set_len(900)
         .unwrap();
     fs::write(dir.path().join("incoming/7-0.part"), b"half").unwrap();
-    let (store, _intake, rebuilt) = open(dir.path(), options());
+    let (store, _intake, rebuilt) = open(dir.path(), intake_options());
     assert_eq!(
         rebuilt,
         Rebuilt {
@@ -229,13 +219,13 @@ fn a_lost_database_is_rebuilt_from_the_files_and_cut_files_are_set_apart() {
         (job.state, job.instances, job.patient_id.as_str()),
         (State::Receiving, 4, "P1")
     );
-    let (_, _, again) = open(dir.path(), options());
+    let (_, _, again) = open(dir.path(), intake_options());
     assert_eq!(again, Rebuilt::default());
 }
 
 #[test]
 fn drop_folders_are_emptied_and_refused_files_keep_their_reason() {
-    let f = Fixture::new(options());
+    let f = Fixture::new(intake_options());
     let folder = tempfile::tempdir().unwrap();
     let below = folder.path().join("case");
     fs::create_dir(&below).unwrap();
@@ -300,7 +290,7 @@ fn durable_rate() {
     let bytes = slices(0).next().unwrap().data_set();
     for senders in [1u64, 4] {
         let before = plain_rate(&bytes, COUNT);
-        let f = Fixture::new(options());
+        let f = Fixture::new(intake_options());
         // Made beforehand: the sender's work is not ours.
         let prepared: Vec<Vec<(Slice, Vec<u8>)>> = (0..senders)
             .map(|sender| slices(sender).map(|slice| (slice.clone(), slice.data_set())).collect())
@@ -332,7 +322,7 @@ fn durable_rate() {
 fn real_series_are_taken_verbatim() {
     for name in ["lidc_0001", "acrin_nsclc_042"] {
         let Some(dir) = series(name) else { continue };
-        let f = Fixture::new(options());
+        let f = Fixture::new(intake_options());
         let mut count = 0;
         for path in files_below(dir.path()) {
             let accepted = f.intake.accept_file(&path, AssociationId(1)).unwrap();

@@ -33,6 +33,8 @@ mod encrypted;
 mod hostile;
 mod crowd;
 mod query;
+mod commitment;
+mod fetching;
 mod cut;
 mod intake;
 mod recovery;

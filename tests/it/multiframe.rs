@@ -2,13 +2,13 @@
 
 use crate::results::{Case, run, series_of, text};
 use crate::support::data;
+use crate::support::dataset::intake_options;
 use crate::support::peers::{peer, python};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::status::Status;
 use medlsamd::gather;
-use medlsamd::intake::{AssociationId, Intake, Options};
+use medlsamd::intake::{AssociationId, Intake};
 use medlsamd::progress::Silent;
 use medlsamd::series::{Requirements, Series, assemble};
 use medlsamd::store::Store;
@@ -134,13 +134,7 @@ fn functional_groups_that_contradict_the_frames_are_refused() {
     // At reception too, while the sender listens; the whole object closes its series at once.
     let shelf = tempfile::tempdir().unwrap();
     let store = Store::open(shelf.path(), TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 64 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store, options).unwrap();
+    let (intake, _) = Intake::open(store, intake_options()).unwrap();
     let refused = intake.accept_file(&wrong, AssociationId(1)).unwrap_err();
     assert_eq!(refused.status(), Status::CANNOT_UNDERSTAND);
     assert!(

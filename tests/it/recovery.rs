@@ -1,11 +1,11 @@
 //! Killed anywhere, nothing acknowledged is lost and every job ends. The children are this test binary itself, ended by abort at a
 //! named point, which leaves as much behind as `kill -9`.
 
-use crate::support::dataset::Slice;
+use crate::support::dataset::{Slice, intake_options};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use medlsamd::dicom::uid::Uid;
-use medlsamd::intake::{AssociationId, Intake, Options};
+use medlsamd::intake::{AssociationId, Intake};
 use medlsamd::job::{Job, KeptResult, Parcel, State, Summary};
 use medlsamd::store::Store;
 use std::fs::{self, OpenOptions};
@@ -38,13 +38,7 @@ fn run(child: &str, dir: &Path, failpoint: Option<&str>) -> bool {
 
 fn open(dir: &Path) -> (Store, Intake) {
     let store = Store::open(dir, TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 1 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store.clone(), options).unwrap();
+    let (intake, _) = Intake::open(store.clone(), intake_options()).unwrap();
     (store, intake)
 }
 

@@ -2,7 +2,7 @@
 
 use medlsamd::dicom::ae::AeTitle;
 use medlsamd::dicom::uid::Uid;
-use medlsamd::intake::{AssociationId, Claim};
+use medlsamd::intake::{AssociationId, Claim, Options};
 
 pub const CT_IMAGE_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.2";
 pub const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
@@ -17,6 +17,16 @@ pub struct Slice {
     /// Rows and columns.
     pub side: u16,
     pub fill: u8,
+}
+
+/// How an intake is set up in tests.
+pub fn intake_options() -> Options {
+    Options {
+        min_free_bytes: 0,
+        max_object_bytes: 64 << 20,
+        teaching_ae: None,
+        clock: jiff::Timestamp::now,
+    }
 }
 
 impl Slice {

@@ -1,5 +1,6 @@
 //! What several promises are tested with.
 
+pub mod asking;
 pub mod certificates;
 pub mod daemon;
 pub mod data;

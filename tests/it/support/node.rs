@@ -1,12 +1,13 @@
 //! Our services with a real store behind them and no models: received objects and kept results, asked for over the wire.
 
+use crate::support::dataset::intake_options;
 use crate::support::shelf::{peer_entry, settings};
 use medlsamd::archive::Archive;
 use medlsamd::config::{Dicom, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
 use medlsamd::dicom::part10;
 use medlsamd::dicom::uid::Uid;
-use medlsamd::intake::{AssociationId, Claim, Intake, Options};
+use medlsamd::intake::{AssociationId, Claim, Intake};
 use medlsamd::job::{JobId, KeptResult, Parcel, Summary};
 use medlsamd::net::scu::Dial;
 use medlsamd::scp::{Settings, report_commitments, serve};
@@ -264,12 +265,6 @@ pub fn file(class: &str, instance: &Uid, data_set: &[u8]) -> Vec<u8> {
 /// The archive of a storage directory.
 pub fn open(dir: &Path) -> Archive {
     let store = Store::open(dir, jiff::tz::TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 64 << 20,
-        teaching_ae: None,
-        clock: jiff::Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store.clone(), options).unwrap();
+    let (intake, _) = Intake::open(store.clone(), intake_options()).unwrap();
     Archive { store, intake }
 }

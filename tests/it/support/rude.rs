@@ -83,8 +83,13 @@ impl Rude {
     }
 
     pub async fn associate(address: SocketAddr) -> Self {
+        Self::associate_with(address, &request("SENDER", "MEDLSAM")).await
+    }
+
+    /// Expects to be accepted with every context.
+    pub async fn associate_with(address: SocketAddr, request: &AssociateRequest) -> Self {
         let mut peer = Self::connect(address).await;
-        peer.send(&request("SENDER", "MEDLSAM").encode()).await;
+        peer.send(&request.encode()).await;
         let (kind, body) = peer.hear().await.expect("an answer");
         assert_eq!(kind, 2, "A-ASSOCIATE-AC");
         assert!(

@@ -1,10 +1,10 @@
 //! Our SCP in this process, with a shelf in memory in the place of the intake.
 
-use jiff::Timestamp;
+use crate::support::dataset::intake_options;
 use jiff::tz::TimeZone;
 use medlsamd::config::{Dicom, Peer, Permission};
 use medlsamd::dicom::ae::{Address, AeTitle};
-use medlsamd::intake::{AssociationId, Claim, Intake, IntakeError, Options};
+use medlsamd::intake::{AssociationId, Claim, Intake, IntakeError};
 use medlsamd::net::scu::Dial;
 use medlsamd::net::tls::Tls;
 use medlsamd::scp::{Doors, Receiver, Settings, serve};
@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 /// What came, and what to do with what comes.
 #[derive(Default)]
 pub struct Contents {
+    /// Objects of which something came.
+    pub begun: usize,
     pub stored: Vec<(Claim, Vec<u8>)>,
     pub opened: Vec<AssociationId>,
     pub closed: Vec<AssociationId>,
@@ -48,13 +50,18 @@ impl Shelf {
 
     /// Waits until every opened association is closed.
     pub async fn settled(&self) {
-        for _ in 0..500 {
-            if self.with(|c| c.opened.len() == c.closed.len()) {
+        self.until(|c| c.opened.len() == c.closed.len()).await;
+    }
+
+    /// Waits for what must come about.
+    pub async fn until(&self, come: impl Fn(&Contents) -> bool) {
+        for _ in 0..6000 {
+            if self.with(|c| come(c)) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("an association is never closed at the intake");
+        panic!("waited a minute for the intake in vain");
     }
 }
 
@@ -75,6 +82,7 @@ impl Receiver for Shelf {
         })
     }
     fn begin(&self, claim: Claim) -> Result<Open, IntakeError> {
+        self.with(|c| c.begun += 1);
         Ok(Open {
             shelf: self.clone(),
             claim,
@@ -194,13 +202,7 @@ pub fn dial(calling: &str, address: &str) -> Dial {
 pub async fn real_intake(change: impl FnOnce(&mut Dicom)) -> (tempfile::TempDir, SocketAddr) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), TimeZone::UTC).unwrap();
-    let options = Options {
-        min_free_bytes: 0,
-        max_object_bytes: 64 << 20,
-        teaching_ae: None,
-        clock: Timestamp::now,
-    };
-    let (intake, _) = Intake::open(store, options).unwrap();
+    let (intake, _) = Intake::open(store, intake_options()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut dicom = Dicom::default();
