@@ -3,9 +3,11 @@
 //! `fuzz_targets/` hands them to libFuzzer (`make fuzz`), `tests/it/fuzzing.rs` replays the seeds and what was found.
 
 use medlsamd::dicom::header::{Instance, file_meta};
-use medlsamd::dicom::implicit::implicit_vr;
 use medlsamd::dicom::object::Object;
 use medlsamd::dicom::part10;
+use medlsamd::dicom::plain;
+use medlsamd::dicom::recode::implicit_vr;
+use medlsamd::dicom::uid::Uid;
 use medlsamd::geometry::Grid;
 use medlsamd::labels;
 use medlsamd::net::association::{Association, read_request};
@@ -113,6 +115,8 @@ pub fn part10(data: &[u8]) {
         let _ = object.fields();
     }
     let _ = implicit_vr(data);
+    let explicit = Uid::parse(part10::EXPLICIT_VR_LITTLE_ENDIAN).expect("a UID");
+    let _ = plain::data_set(data, &explicit);
 }
 
 /// RTSTRUCT and SEG of strangers, held against a small CT.

@@ -237,7 +237,7 @@ fn initiation() -> String {
         let stored = results::KINDS.iter().any(|kind| kind.sop_class_uid == uid)
             || notice::KINDS.iter().any(|kind| kind.sop_class_uid == uid);
         let syntaxes = match stored {
-            true => "that of the object; Explicit VR Little Endian also as Implicit VR Little Endian",
+            true => "that of the object; else Explicit or Implicit VR Little Endian",
             false => "Explicit VR Little Endian, Implicit VR Little Endian",
         };
         vec![class_name(uid).to_owned(), uid.to_owned(), syntaxes.into(), why]
@@ -245,7 +245,8 @@ fn initiation() -> String {
     format!(
         "#### 3.2.2 Association initiation\n\n\
          For results, storage commitment, fetching, verification, and the sub-operations of C-MOVE (any SOP class that is stored, in the\n\
-         transfer syntax it was received in). Each object gets a presentation context for each transfer syntax it can be sent in.\n\n{}\n\
+         transfer syntax it was received in, or uncompressed). Each object gets a presentation context for each transfer syntax it can be\n\
+         sent in: its own, Explicit VR Little Endian, Implicit VR Little Endian (what was received as Implicit VR: that alone).\n\n{}\n\
          Answers to a C-STORE we send: 0000, warnings B000, B006, B007 and 0111 (the receiver has it already) count as stored; others\n\
          and a lost connection are tried again later, with growing pauses.\n",
         table(&["SOP class", "UID", "transfer syntaxes", "for"], rows)
@@ -396,8 +397,9 @@ fn queries() -> String {
         "#### 3.2.5 Query and retrieval as provider\n\n\
          Patient Root and Study Root, over received series and over results that nothing supersedes. Single values, lists of UIDs,\n\
          wildcards and ranges of dates and times are matched; names regardless of letter case. Relational queries are always supported;\n\
-         date and time are matched as one moment when that was negotiated; no fuzzy matching. Objects are sent as they are stored,\n\
-         or as Implicit VR Little Endian where the receiver takes nothing else of an uncompressed one.\n\n\
+         date and time are matched as one moment when that was negotiated; no fuzzy matching. Objects are sent as they are stored;\n\
+         where the receiver does not take that transfer syntax, as Explicit or Implicit VR Little Endian, pixels decoded, all other\n\
+         attributes and the SOP Instance UID kept. Colour and more than 1 GiB of pixels are not decoded: the sub-operation fails.\n\n\
          Keys:\n\n{}\nC-FIND:\n\n{}\nC-MOVE and C-GET:\n\n{}",
         table(&["attribute", "tag", "from level"], rows),
         status_rows(&find),

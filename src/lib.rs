@@ -29,7 +29,7 @@
 //! The order of the modules below is the order of the layers: a module may name only those above it in this list
 //! (`tests/it/layers.rs` holds us to it). Read them in this order.
 //!
-//! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10),
+//! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10, objects in plain encodings),
 //!   [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us), [`table`].
 //! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
 //!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates), [`segment`]

@@ -10,6 +10,28 @@ use dicom::transfer_syntax::TransferSyntaxRegistry;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// Transfer syntaxes with pixels as they are (PS3.5 A.1 to A.3, A.5).
+pub const UNCOMPRESSED: [&str; 4] = [
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
+];
+/// The encapsulated ones whose decoder was tried (not 12-bit JPEG).
+pub const ENCAPSULATED: [&str; 12] = [
+    ENCAPSULATED_UNCOMPRESSED,
+    RLE,
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+];
 const RLE: &str = "1.2.840.10008.1.2.5";
 const ENCAPSULATED_UNCOMPRESSED: &str = "1.2.840.10008.1.2.1.98";
 
@@ -49,16 +71,10 @@ impl Frame<'_> {
     /// Codecs allocate by the stream's own size, fill 16-bit output with 8-bit samples, and take a stream that stops early
     /// for a picture with an empty rest. None of that may pass for a slice.
     fn check_stream(&self) -> Result<(), String> {
-        if [RLE, ENCAPSULATED_UNCOMPRESSED].contains(&self.transfer_syntax.as_str()) {
+        if self.holds_words() {
             return Ok(());
         }
-        let stream = &self.stream[..];
-        let head = if stream.starts_with(&[0xFF, 0x4F]) {
-            jpeg_2000_head(stream)
-        } else {
-            jpeg_head(stream)
-        };
-        let head = head.ok_or("the compressed pixels have no readable header")?;
+        let head = self.head().ok_or("the compressed pixels have no readable header")?;
         let wanted = (self.rows as u64, self.columns as u64);
         if (head.rows, head.columns) != wanted || head.components != 1 {
             let StreamHead {
@@ -79,10 +95,27 @@ impl Frame<'_> {
                 head.bits
             ));
         }
-        if !is_closed(stream) {
+        if !is_closed(&self.stream) {
             return Err("the compressed pixels are cut short: their end mark is missing".into());
         }
         Ok(())
+    }
+
+    /// Bits of a sample as the stream itself counts them; `None` where it holds the allocated words whole.
+    pub fn stream_bits(&self) -> Option<u16> {
+        self.head().filter(|_| !self.holds_words()).map(|head| head.bits)
+    }
+
+    fn holds_words(&self) -> bool {
+        [RLE, ENCAPSULATED_UNCOMPRESSED].contains(&self.transfer_syntax.as_str())
+    }
+
+    fn head(&self) -> Option<StreamHead> {
+        if self.stream.starts_with(&[0xFF, 0x4F]) {
+            jpeg_2000_head(&self.stream)
+        } else {
+            jpeg_head(&self.stream)
+        }
     }
 }
 

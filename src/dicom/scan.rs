@@ -194,6 +194,18 @@ pub fn offset_table_and_fragments(data: &[u8], offset: usize) -> Result<Vec<&[u8
     Ok(found)
 }
 
+/// Where encapsulated Pixel Data whose value begins at `offset` ends, its delimiter included.
+pub fn end_of_fragments(data: &[u8], offset: usize) -> Result<usize, ScanError> {
+    let mut cursor = Cursor { data, at: offset };
+    while cursor.at < data.len() {
+        match cursor.item_head(Encoding::EXPLICIT_LE)? {
+            (SEQUENCE_DELIMITATION, _) => break,
+            (_, length) => cursor.skip(length)?,
+        }
+    }
+    Ok(cursor.at)
+}
+
 /// `(gggg,eeee)`.
 pub fn show(tag: Tag) -> String {
     format!("({:04X},{:04X})", tag >> 16, tag & 0xFFFF)
@@ -353,7 +365,7 @@ impl Cursor<'_> {
 }
 
 /// PS3.5 table 7.1-2. Every VR added since has a 32-bit length, so an unknown one is taken to have it too.
-fn has_short_length(vr: [u8; 2]) -> bool {
+pub(in crate::dicom) fn has_short_length(vr: [u8; 2]) -> bool {
     matches!(
         &vr,
         b"AE"

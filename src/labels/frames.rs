@@ -16,12 +16,6 @@ const RLE_LOSSLESS: &str = "1.2.840.10008.1.2.5";
 /// Each frame a raw deflate stream (PS3.5 A.4).
 const DEFLATED_IMAGE_FRAME: &str = "1.2.840.10008.1.2.8.1";
 const ENCAPSULATED_UNCOMPRESSED: &str = "1.2.840.10008.1.2.1.98";
-const NATIVE: [&str; 4] = [
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.1.99",
-];
 /// 8192² pixels.
 const MAX_FRAME_PIXELS: usize = 1 << 26;
 /// 250 segments × 128 slices of 512²; what is compressed could claim any number.
@@ -109,7 +103,7 @@ impl<'a> Frames<'a> {
             let divided = frames::divide(data, element.offset, self.count, extended);
             return divided.map(Stored::Encapsulated).map_err(malformed);
         }
-        if !NATIVE.contains(&self.transfer_syntax.as_str()) {
+        if !codec::UNCOMPRESSED.contains(&self.transfer_syntax.as_str()) {
             return Err(malformed(format!(
                 "Pixel Data is not encapsulated, as transfer syntax {} demands",
                 self.transfer_syntax

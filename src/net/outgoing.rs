@@ -1,8 +1,6 @@
 //! A kept object on its way out: the data set of a Part 10 file, in pieces ready to send.
 
-use crate::dicom::implicit::implicit_vr;
-use crate::dicom::object::Object;
-use crate::dicom::scan::{Encoding, ScanError};
+use crate::dicom::plain;
 use crate::dicom::uid::Uid;
 use crate::net::association::push_fragment;
 use crate::net::off_thread;
@@ -67,7 +65,7 @@ fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
         }
     }
     if *syntax != object.transfer_syntax_uid {
-        return recode(&object.path);
+        return recode(&object.path, syntax);
     }
     let length = file.get_ref().metadata().map_err(|error| error.to_string())?.len();
     if length > WRITE_BYTES as u64 {
@@ -79,18 +77,10 @@ fn open_blocking(object: &Outgoing, syntax: &Uid) -> Result<Data, String> {
     Ok(Data::Held(io::Cursor::new(bytes)))
 }
 
-/// Explicit to implicit VR, for peers that take nothing else. Whole in memory; the objects are our own results.
-fn recode(path: &Path) -> Result<Data, String> {
+/// Decoded, or as Implicit VR, for peers that take nothing else. Whole in memory.
+fn recode(path: &Path, syntax: &Uid) -> Result<Data, String> {
     let file = std::fs::read(path).map_err(|error| error.to_string())?;
-    let object = Object::open(&file).map_err(|error| error.to_string())?;
-    if object.encoding != Encoding::EXPLICIT_LE {
-        return Err(format!("it is in transfer syntax {}", object.transfer_syntax_uid));
-    }
-    match implicit_vr(&object.data_set) {
-        Ok(bytes) => Ok(Data::Held(io::Cursor::new(bytes))),
-        Err(ScanError::NeedMore) => Err("it ends within an element".into()),
-        Err(ScanError::Malformed(problem)) => Err(problem),
-    }
+    Ok(Data::Held(io::Cursor::new(plain::data_set(&file, syntax)?)))
 }
 
 /// Reads ahead this much for one write.

@@ -1,7 +1,7 @@
 //! Asking others: sending on what somebody asked us for, storage commitment in both directions.
 
 use crate::commitment::{self, PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_COMMITMENT, Report};
-use crate::dicom::implicit::implicit_vr;
+use crate::dicom::recode::implicit_vr;
 use crate::dicom::scan::Encoding;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;

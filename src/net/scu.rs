@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Route};
 use crate::dicom::ae::{Address, AeTitle};
+use crate::dicom::plain;
 use crate::dicom::status::Status;
 use crate::dicom::uid::Uid;
 use crate::net::association::{Association, Message};
@@ -20,7 +21,6 @@ use tokio::time::timeout;
 
 const VERIFICATION: &str = "1.2.840.10008.1.1";
 const IMPLICIT_VR_LE: &str = "1.2.840.10008.1.2";
-const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
 /// Longest P-DATA-TF we take; answers are short.
 const MAX_PDU: u32 = 16_384;
 /// Odd ids from 1 to 255 (PS3.8 9.3.2.2).
@@ -106,8 +106,8 @@ impl ScuError {
 /// What the peer answered for each object, in order; the ones after a break are absent.
 pub type Answers = Vec<Result<Status, ScuError>>;
 
-/// C-STORE of all objects over one association. Each is sent in its own transfer syntax; one that is explicit VR little endian is
-/// re-encoded as implicit VR for a peer that takes nothing else.
+/// C-STORE of all objects over one association. Each is sent in its own transfer syntax, or uncompressed to a peer that does not take
+/// that ([`plain`]).
 pub async fn store(dial: &Dial, objects: &[Outgoing]) -> Result<Answers, ScuError> {
     let items: Vec<Vec<&Outgoing>> = objects.iter().map(|object| vec![object]).collect();
     let answers = store_first_taken(dial, &items).await?;
@@ -206,16 +206,15 @@ pub async fn echo(dial: &Dial) -> Result<Status, ScuError> {
     }
 }
 
-/// One context for each SOP class and transfer syntax, so that the peer's choice is never ours to undo; for explicit VR little
-/// endian a second one with the syntax that everybody must take (PS3.5 10.1).
+/// One context for each SOP class and transfer syntax, so that the peer's choice is never ours to undo: the objects' own, and the
+/// uncompressed ones that we can give them in.
 pub(in crate::net) fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
     let mut pairs = BTreeSet::new();
     for object in objects {
         let class = object.sop_class_uid.as_str();
         pairs.insert((class, object.transfer_syntax_uid.as_str()));
-        if object.transfer_syntax_uid.as_str() == EXPLICIT_VR_LE {
-            pairs.insert((class, IMPLICIT_VR_LE));
-        }
+        let alternatives = plain::alternatives(object.transfer_syntax_uid.as_str());
+        pairs.extend(alternatives.iter().map(|syntax| (class, *syntax)));
     }
     let context = |(index, (class, syntax)): (usize, (&str, &str))| Proposed {
         id: (2 * index + 1) as u8,
@@ -225,18 +224,12 @@ pub(in crate::net) fn contexts_for(objects: &[&Outgoing]) -> Vec<Proposed> {
     pairs.into_iter().take(MAX_CONTEXTS).enumerate().map(context).collect()
 }
 
-/// The context in which an object can go: in its own transfer syntax, else as implicit VR where we can make that.
+/// The context in which an object can go: in its own transfer syntax, else in one that we can make of it.
 pub fn choose(association: &Association, object: &Outgoing) -> Option<Context> {
     let own = object.transfer_syntax_uid.as_str();
-    let fallback = || {
-        association
-            .context(&object.sop_class_uid, IMPLICIT_VR_LE)
-            .filter(|_| own == EXPLICIT_VR_LE)
-    };
-    association
-        .context(&object.sop_class_uid, own)
-        .or_else(fallback)
-        .cloned()
+    let mut syntaxes = std::iter::once(&own).chain(plain::alternatives(own));
+    let context = syntaxes.find_map(|syntax| association.context(&object.sop_class_uid, syntax));
+    context.cloned()
 }
 
 /// Opens an association; `roles` are those asked for beside the usual one, which is SCU.
@@ -444,6 +437,8 @@ pub(in crate::net) async fn response(association: &mut Association, request: &Re
 mod tests {
     use super::*;
 
+    const EXPLICIT_VR_LE: &str = "1.2.840.10008.1.2.1";
+
     fn object(class: &str, syntax: &str) -> Outgoing {
         let uid = |text| Uid::parse(text).unwrap();
         Outgoing {
@@ -455,12 +450,14 @@ mod tests {
     }
 
     #[test]
-    fn every_class_is_proposed_once_with_its_own_syntax_and_implicit_vr_only_where_we_can_make_it() {
-        let jpeg_ls = "1.2.840.10008.1.2.4.80";
+    fn every_class_is_proposed_once_in_each_syntax_that_we_can_give_it_in() {
+        let (jpeg_ls, jpeg_extended) = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.51");
         let objects = [
             object("1.1", EXPLICIT_VR_LE),
             object("1.1", EXPLICIT_VR_LE),
             object("1.2", jpeg_ls),
+            object("1.3", jpeg_extended),
+            object("1.4", IMPLICIT_VR_LE),
         ];
         let contexts = contexts_for(&objects.iter().collect::<Vec<_>>());
         let got: Vec<_> = contexts
@@ -472,7 +469,11 @@ mod tests {
             [
                 (1, "1.1", IMPLICIT_VR_LE),
                 (3, "1.1", EXPLICIT_VR_LE),
-                (5, "1.2", jpeg_ls)
+                (5, "1.2", IMPLICIT_VR_LE),
+                (7, "1.2", EXPLICIT_VR_LE),
+                (9, "1.2", jpeg_ls),
+                (11, "1.3", jpeg_extended),
+                (13, "1.4", IMPLICIT_VR_LE)
             ]
         );
     }

@@ -6,7 +6,6 @@ mod pixels;
 mod resample;
 mod uneven;
 
-pub use crate::volume::pixels::DECODABLE_TRANSFER_SYNTAXES;
 pub use crate::volume::resample::to_patient_axes;
 
 use crate::dicom::header::Instance;

@@ -3,7 +3,7 @@
 //! Uncompressed pixels are taken from the file as they are, compressed ones decoded by [`crate::dicom::codec`]. dicom-rs's Modality LUT (which
 //! fails on 16-bit signed CT) is not used.
 
-use crate::dicom::codec::Frame;
+use crate::dicom::codec::{ENCAPSULATED, Frame, UNCOMPRESSED};
 use crate::dicom::frames::{self, EXTENDED_OFFSET_TABLE};
 use crate::dicom::header::{Instance, file_meta};
 use crate::dicom::object::inflate;
@@ -14,27 +14,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-
-/// What we can turn into HU: the uncompressed ones, then the compressed ones whose decoder was tried (not 12-bit JPEG).
-pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.1.98",
-    "1.2.840.10008.1.2.5",
-    "1.2.840.10008.1.2.4.50",
-    "1.2.840.10008.1.2.4.57",
-    "1.2.840.10008.1.2.4.70",
-    "1.2.840.10008.1.2.4.80",
-    "1.2.840.10008.1.2.4.81",
-    "1.2.840.10008.1.2.4.90",
-    "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.201",
-    "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203",
-];
-const NATIVE: usize = 4;
 
 /// What is read of a file at once: a compressed or deflated object, or the header of one that is neither.
 const MAX_READ: u64 = 4 << 30;
@@ -69,7 +48,7 @@ impl Source {
         let file = File::open(&instance.path).map_err(cannot)?;
         let length = file.metadata().map_err(cannot)?.len();
         let syntax = &instance.transfer_syntax_uid;
-        if !DECODABLE_TRANSFER_SYNTAXES.contains(&syntax.as_str()) {
+        if !UNCOMPRESSED.contains(&syntax.as_str()) && !ENCAPSULATED.contains(&syntax.as_str()) {
             return Err(format!(
                 "pixels in transfer syntax {syntax} are not decoded by this version"
             ));
@@ -116,7 +95,7 @@ impl Source {
         let found = find(&head[start..], encoding)?;
         let io = |error: std::io::Error| Missing::Damaged(format!("the file cannot be read: {error}"));
         let at = (start + found.offset) as u64;
-        let native = DECODABLE_TRANSFER_SYNTAXES[..NATIVE].contains(&syntax.as_str());
+        let native = UNCOMPRESSED.contains(&syntax.as_str());
         let stored = match (native, found.undefined_length) {
             (true, false) => Stored::Native {
                 at,

@@ -34,6 +34,7 @@ mod hostile;
 mod crowd;
 mod query;
 mod commitment;
+mod plain;
 mod fetching;
 mod cut;
 mod intake;

@@ -5,7 +5,7 @@ import sys
 import threading
 
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (
     CTImageStorage,
@@ -71,6 +71,31 @@ def get(port, series):
     return retrieve(port, series, model, lambda assoc, keys: assoc.send_c_get(keys, model, msg_id=7))
 
 
+def get_implicit(port, series, folder):
+    """Takes nothing but Implicit VR Little Endian; writes down what comes as it comes."""
+    model = StudyRootQueryRetrieveInformationModelGet
+    taken = []
+
+    def on_store(event):
+        path = f"{folder}/{len(taken)}.dcm"
+        with open(path, "wb") as file:
+            file.write(event.encoded_dataset())
+        taken.append(path)
+        return 0x0000
+
+    ae = AE("ASKER")
+    ae.add_requested_context(model)
+    ae.add_requested_context(CTImageStorage, ImplicitVRLittleEndian)
+    role = build_role(CTImageStorage, scp_role=True)
+    assoc = ae.associate("127.0.0.1", port, ae_title="MEDLSAM", ext_neg=[role], evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "SERIES"
+    keys.SeriesInstanceUID = series
+    last = [status.Status for status, _ in assoc.send_c_get(keys, model)][-1]
+    assoc.release()
+    return {"last": last, "taken": len(taken)}
+
+
 def move(port, series):
     model = StudyRootQueryRetrieveInformationModelMove
     return retrieve(port, series, model, lambda assoc, keys: assoc.send_c_move(keys, "STORESCP", model, msg_id=7))
@@ -105,4 +130,5 @@ def commit(port, *objects):
     return {"status": status.Status, "reports": reports, "same_transaction": same, "wrong_action": wrong.Status}
 
 
-print(json.dumps({"cancel": cancel, "get": get, "move": move, "commit": commit}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])))
+DEEDS = {"cancel": cancel, "get": get, "get_implicit": get_implicit, "move": move, "commit": commit}
+print(json.dumps(DEEDS[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])))
