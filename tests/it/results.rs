@@ -276,8 +276,8 @@ pub fn models() -> Vec<ModelUsed> {
 pub fn write_all(series: &Series, masks: &[Mask], seed: &str) -> Vec<ResultObject> {
     with_source(series, masks, seed, (results::GENERIC, &Style::default()), |source| {
         let write = |kind: &results::Kind| (kind.write)(source).expect("an object");
-        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those.
-        let kinds = results::KINDS.iter().filter(|kind| kind.name != "labelmap");
+        // The shapes overlap, which a label map cannot hold: `labelmaps` writes those, `reports` the reports beside them.
+        let kinds = results::KINDS.iter().filter(|kind| kind.form_of.is_none());
         kinds.map(write).collect()
     })
 }
