@@ -24,15 +24,22 @@ evaluate: setup ## measure localisation and outlines: labelled cases, templates 
 	  --ct $(DATA)/labelled/totalseg_example/ct.nii.gz --labels $(DATA)/labelled/totalseg_example/seg.nii.gz \
 	  --leave-one-out models/medlam/templates --presence models/medlam/templates/make/presence.json --ct-dir $(DATA)/ct3mm
 
-soak: setup ## memory of the daemon over 100,000 received images (an hour, more or less; needs DATA, see models/README.md)
+SOAK_FUZZ_S ?= 1800
+soak: setup ## the daemon's memory over 100,000 received images (an hour, more or less; needs DATA, see models/README.md), then SOAK_FUZZ_S seconds of fuzzing for each target
 	$(CARGO) build --release --bins --benches
 	benches/reception.py --slice $(DATA)/dicom/crlm_1006.zip --soak 100000
+	$(MAKE) --no-print-directory fuzz FUZZ_S=$(SOAK_FUZZ_S)
 
 FUZZ_S ?= 120
+FUZZ_BUILD = --dev --sanitizer none
 fuzz: ## libFuzzer on what strangers' bytes reach first, FUZZ_S seconds each (cargo install cargo-fuzz; needs no nightly)
+	@$(CARGO) fuzz build $(FUZZ_BUILD)
 	@for target in association command part10 labels; do \
-	  mkdir -p fuzz/corpus/$$target && $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-	    -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; done
+	  echo "fuzzing $$target for $(FUZZ_S) s"; mkdir -p fuzz/corpus/$$target && \
+	  $(CARGO) fuzz run $(FUZZ_BUILD) $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 || { \
+	    echo "make fuzz: $$target fell over an input; it lies in fuzz/artifacts/$$target (the newest), the panic is above." >&2; \
+	    echo "Look again: cargo fuzz run $(FUZZ_BUILD) $$target FILE. Put it into fuzz/seeds/$$target with its fix." >&2; exit 1; }; done
 
 setup: ## fetch the pinned runtime, weights and sample CT (instant when they are there)
 	@$(PYTHON) models/fetch.py --cache $(CACHE)

@@ -4,6 +4,7 @@
 //! cargo bench --bench load -- send AE@HOST:PORT --slice FILE [--images N] [--associations N] [--nagle]
 //! cargo bench --bench load -- sink HOST:PORT             takes everything, writes nothing, until its standard input ends
 //! cargo bench --bench load -- scu AE@HOST:PORT DIR       our own service class user, as deliveries use it
+//! cargo bench --bench load -- files DIR --slice FILE [--images N] [--associations N]   no network: only makes files durable
 //! ```
 //!
 //! `send` makes a series out of one slice: new UIDs and positions of the same length are written over those of the slice, in memory,
@@ -41,8 +42,11 @@ fn main() {
         ["send", address, ..] => send(address, &words[2..]),
         ["sink", listen] => sink(listen),
         ["scu", address, dir] => own_scu(address, Path::new(dir)),
+        ["files", dir, ..] => files(Path::new(dir), &words[2..]),
         // Without a receiver there is nothing to measure.
-        _ => eprintln!("usage: send AE@HOST:PORT --slice FILE … | sink HOST:PORT | scu AE@HOST:PORT DIR"),
+        _ => eprintln!(
+            "usage: send AE@HOST:PORT --slice FILE … | sink HOST:PORT | scu AE@HOST:PORT DIR | files DIR --slice FILE …"
+        ),
     }
 }
 
@@ -82,6 +86,31 @@ fn send(address: &str, words: &[&str]) {
         .into_iter()
         .for_each(|sender| sender.join().expect("a sender failed"));
     report(images * associations, begin.elapsed(), slice.data.len());
+}
+
+/// What any receiver can reach at best that answers when an object is safe: files of the slice's length are written, renamed and
+/// synced one after the other by each thread.
+fn files(dir: &Path, words: &[&str]) {
+    let number = |name, default| option(words, name).map_or(default, |text| text.parse().expect("a number"));
+    let (images, threads): (usize, usize) = (number("--images", 500), number("--associations", 1));
+    let slice = Slice::read(Path::new(option(words, "--slice").expect("--slice FILE")));
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let data = &slice.data;
+            scope.spawn(move || {
+                for number in 0..images {
+                    let path = dir.join(format!("{thread}-{number}.part"));
+                    let mut file = File::create(&path).expect("a file");
+                    data.chunks(MAX_PDU)
+                        .for_each(|chunk| file.write_all(chunk).expect("room"));
+                    std::fs::rename(&path, path.with_extension("dcm")).expect("a name");
+                    file.sync_data().expect("a sync");
+                }
+            });
+        }
+    });
+    report(images * threads, begin.elapsed(), slice.data.len());
 }
 
 fn report(images: usize, took: Duration, bytes_each: usize) {
@@ -292,7 +321,7 @@ fn sink(listen: &str) {
         ae_title: "any".into(),
         host: "any".into(),
         may: vec![medlsamd::config::Permission::Store],
-        port: 0,
+        ..medlsamd::config::Peer::default()
     };
     let settings = Settings {
         ae_title: AeTitle::parse("SINK").expect("a title"),

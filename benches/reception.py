@@ -13,6 +13,7 @@ import atexit
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -236,6 +237,19 @@ def send(running, slice_file, images, associations, nagle):
     return said
 
 
+def bare_files(slice_file, images, threads):
+    """No network: files made durable one after the other, which bounds whoever answers only when an object is safe."""
+    folder = tempfile.mkdtemp(prefix="reception-", dir=os.environ.get("RECEPTION_DIR"))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(bench_binary()), "files", folder, "--slice", slice_file, "--images", str(images),
+                           "--associations", str(threads)], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shutil.rmtree(folder)
+    said = json.loads(done.stdout)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return said | {"cpu_ms": 1000 * seconds / said["images"], "peak_mib": 0, "idle_mib": 0}
+
+
 def synced_writes(kind, slice_file, images):
     """Calls that make data durable, per image."""
     with tempfile.NamedTemporaryFile() as counts:
@@ -270,19 +284,21 @@ def compare(kinds, args, default):
     senders = [1] if default else [1, 4]
     images = args.images // 5 if default else args.images
     running = {kind: Running(kind, default) for kind in kinds}
-    runs = {(kind, n): [] for kind in kinds for n in senders}
+    runs = {(kind, n): [] for kind in [*kinds, "files"] for n in senders}
     try:
         for _ in range(1 if default else args.rounds):
             for n in senders:
                 for kind in kinds:
                     runs[kind, n].append(send(running[kind], args.slice, images, n, default))
+                runs["files", n].append(bare_files(args.slice, images, n))
     finally:
         for one in running.values():
             one.stop()
     synced = {kind: "" if default else f"{synced_writes(kind, args.slice, 100):.2f}" for kind in kinds}
     title = "Default settings, a sender with Nagle's algorithm" if default else "All with TCP_NODELAY and PDUs of 128 KiB"
     table(f"{title}: {images} images for each sender, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
-          [(kind.name, n, runs[kind, n], synced[kind]) for kind in kinds for n in senders])
+          [(kind.name, n, runs[kind, n], synced[kind]) for kind in kinds for n in senders]
+          + [("bare files, synced, no network", n, runs["files", n], "1") for n in senders])
 
 
 def soak(args):

@@ -52,6 +52,26 @@ pub struct Daemon {
     tokio: Tokio,
 }
 
+/// Lifts the soft limit of open files to the hard one: an association holds about five descriptors, and outside systemd 1024 is the
+/// usual limit.
+fn allow_descriptors() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls only read or fill the struct, which outlives them.
+    let lifted = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !lifted {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!(%error, "cannot lift the limit of open files");
+    }
+}
+
 impl Daemon {
     /// Starts everything; returns once the daemon answers associations.
     ///
@@ -59,13 +79,14 @@ impl Daemon {
     /// When the storage, a model, the runtime or the port can not be had. Nothing runs on then.
     pub fn start(config: Config, progress: Arc<dyn Progress + Send + Sync>) -> anyhow::Result<Self> {
         let config = Arc::new(config);
+        allow_descriptors();
         let (store, intake) = open_storage(&config)?;
         let runtime = engines::runtime(&config)?;
         let engines = engines::load(&config, &runtime)?;
         tell_assignments(&engines);
 
         let tokio = tokio::runtime::Builder::new_multi_thread()
-            // Each association that stores holds one, and the store and the files of deliveries need some besides.
+            // Each association runs on one, and the store and the files of deliveries need some besides.
             .max_blocking_threads(config.written.dicom.max_associations + OTHER_BLOCKING_THREADS)
             .enable_all()
             .build()

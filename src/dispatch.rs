@@ -23,16 +23,8 @@ pub fn plan(config: &Config, protocol: &Protocol) -> (Vec<Wanted>, Vec<Parcel>) 
             .iter()
             .filter(|result| route.profile.takes.contains(result))
         {
-            let kinds: Vec<&'static Kind> = match result.as_str() {
-                "seg" => route
-                    .profile
-                    .seg
-                    .kinds()
-                    .iter()
-                    .filter_map(|name| results::kind(name))
-                    .collect(),
-                other => results::kind(other).into_iter().collect(),
-            };
+            let forms = route.profile.forms_of(result, &protocol.results);
+            let kinds: Vec<&'static Kind> = forms.iter().filter_map(|name| results::kind(name)).collect();
             items.push(kinds.iter().map(|kind| results::key(kind.name, &route.style)).collect());
             let forms = kinds.len();
             for (n, kind) in kinds.into_iter().enumerate() {
@@ -113,5 +105,48 @@ mod tests {
         assert_eq!(parcels[1].items, [["labelmap-our_tps", "seg-our_tps"]]);
         let sent = of_written(parcels, &["seg", "rtstruct", "seg-our_tps"]);
         assert_eq!(sent[1].items, [["seg-our_tps"]]);
+    }
+
+    #[test]
+    fn a_report_refers_to_the_seg_that_its_receiver_gets() {
+        let seg_and_report = || vec!["seg".to_owned(), "sr".into()];
+        let plan_of = |seg, takes: Vec<String>, made: Vec<String>| {
+            let mut written = Written::example();
+            let own = written.profile.get_mut("our_tps").unwrap();
+            (own.seg, own.takes) = (seg, takes);
+            let mut tps = written.destination[0].clone();
+            (tps.name, tps.profile) = ("TPS".into(), "our_tps".into());
+            written.destination.push(tps);
+            written.protocol[0].send_to.push("TPS".into());
+            written.protocol[0].results = made;
+            let config = Config::resolve(written).unwrap();
+            let (wanted, parcels) = plan(&config, &config.written.protocol[0]);
+            // Everything sent is written.
+            let written: Vec<String> = keys(&wanted).into_iter().map(|(key, _)| key).collect();
+            let sent = || parcels.iter().flat_map(|parcel| parcel.items.iter().flatten());
+            assert!(sent().all(|key| written.contains(key)), "{written:?}");
+            // The archive, with its BINARY, is none the wiser.
+            assert_eq!(parcels[0].items.last().unwrap(), &["sr"]);
+            parcels[1].items.clone()
+        };
+        let style = config_style();
+        let report = |kind: &str| vec![results::key(kind, &style)];
+        let last = |items: Vec<Vec<String>>| items.last().unwrap().clone();
+        let beside = |seg| last(plan_of(seg, seg_and_report(), seg_and_report()));
+        assert_eq!(beside(SegEncoding::Binary), report("sr"));
+        assert_eq!(beside(SegEncoding::Labelmap), report("sr_labelmap"));
+        assert_eq!(beside(SegEncoding::Auto), report("sr_slices"));
+        // One that takes no SEG, and a job that makes none.
+        let alone = plan_of(SegEncoding::Binary, vec!["sr".into()], seg_and_report());
+        assert_eq!(alone, [report("sr_slices")]);
+        let none = plan_of(SegEncoding::Labelmap, seg_and_report(), vec!["sr".into()]);
+        assert_eq!(none, [report("sr")]);
+    }
+
+    /// The style that the example's own profile writes in.
+    fn config_style() -> String {
+        let mut written = Written::example();
+        written.destination[0].profile = "our_tps".into();
+        Config::resolve(written).unwrap().routes[0].style.clone()
     }
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// P-DATA fragments are gathered up to this size; longer ones, which are most, go through without being copied.
 const BUFFER: usize = 16 * 1024;
+/// So much of the beginning is kept in memory, where most headers end: they are checked without reading the file again.
+const HEAD: usize = 32 * 1024;
 /// Files are compared in steps of this size.
 const COMPARED: usize = 128 * 1024;
 
@@ -29,6 +31,8 @@ pub struct Spool {
     /// Where the data set's length belongs.
     length_offset: u64,
     data_set_length: u64,
+    /// The first [`HEAD`] bytes of the data set.
+    head: Vec<u8>,
 }
 
 /// Removes the file unless it was renamed away.
@@ -71,6 +75,7 @@ impl Spool {
             writer,
             length_offset: head.length_offset,
             data_set_length: 0,
+            head: Vec::with_capacity(HEAD),
         })
     }
 
@@ -85,6 +90,8 @@ impl Spool {
             );
             return Err(IntakeError::OutOfResources(text));
         }
+        let lacking = HEAD - self.head.len();
+        self.head.extend_from_slice(&bytes[..bytes.len().min(lacking)]);
         self.writer
             .write_all(bytes)
             .map_err(|e| IntakeError::io("write", &self.temporary.path, &e))
@@ -134,9 +141,15 @@ impl Spool {
         Ok(AcceptedInstance { instance, duplicate })
     }
 
-    /// The header as it lies on disk, checked against what the sender said.
+    /// The header checked against what the sender said.
     fn verify(&self) -> Result<Instance, IntakeError> {
-        let instance = Instance::read(&self.temporary.path).map_err(|error| match error {
+        let (path, syntax) = (&self.temporary.path, &self.claim.transfer_syntax_uid);
+        let complete = self.head.len() as u64 == self.data_set_length;
+        let instance = match Instance::parse(&self.head, complete, syntax, path) {
+            Err(HeaderError::NeedMore { .. }) => Instance::read(path),
+            parsed => parsed,
+        };
+        let instance = instance.map_err(|error| match error {
             HeaderError::Io { source, .. } => IntakeError::io("read", &self.temporary.path, &source),
             other => IntakeError::CannotUnderstand(other.to_string()),
         })?;
@@ -162,7 +175,7 @@ impl Spool {
         }
         if is_ct {
             let (file, syntax) = (self.writer.get_ref(), &claim.transfer_syntax_uid);
-            whole::check(file, self.length_offset + 8, syntax)
+            whole::check(&self.head, file, self.length_offset + 8, syntax)
                 .map_err(|e| IntakeError::io("read", &self.temporary.path, &e))?
                 .map_err(IntakeError::CannotUnderstand)?;
         }

@@ -2,20 +2,27 @@
 
 use crate::dicom::scan::{self, Encoding, ScanError};
 use crate::dicom::uid::Uid;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How much of a data set is read to find its pixel data; the last is the longest header we take.
-const HEADS: [usize; 3] = [64 << 10, 1 << 20, 32 << 20];
+/// How much of a data set is read to find its pixel data where they are not in its head; the last is the longest header we take.
+const HEADS: [usize; 2] = [1 << 20, 32 << 20];
 /// Items of encapsulated pixel data that are followed.
 const MAX_FRAGMENTS: usize = 1 << 20;
 /// (FFFE,E000) and (FFFE,E0DD), always little endian (PS3.5 A.4).
 const ITEM: [u8; 4] = [0xFE, 0xFF, 0x00, 0xE0];
 const SEQUENCE_DELIMITER: [u8; 4] = [0xFE, 0xFF, 0xDD, 0xE0];
 
-/// Checks the data set that fills `file` from `data_set_offset` to its end. The inner error says what is missing.
-pub(crate) fn check(file: &File, data_set_offset: u64, transfer_syntax_uid: &Uid) -> io::Result<Result<(), String>> {
+/// Checks the data set that fills `file` from `data_set_offset` to its end and begins with `head`. The inner error says what is
+/// missing.
+pub(crate) fn check(
+    head: &[u8],
+    file: &File,
+    data_set_offset: u64,
+    transfer_syntax_uid: &Uid,
+) -> io::Result<Result<(), String>> {
     let encoding = Encoding::of(transfer_syntax_uid);
     if encoding.deflated {
         // Lengths are hidden in the stream; a cut one fails to inflate when it is decoded.
@@ -23,9 +30,9 @@ pub(crate) fn check(file: &File, data_set_offset: u64, transfer_syntax_uid: &Uid
     }
     let end = file.metadata()?.len();
     let length = end.saturating_sub(data_set_offset);
-    for size in HEADS {
-        let mut head = vec![0; size.min(usize::try_from(length).unwrap_or(usize::MAX))];
-        file.read_exact_at(&mut head, data_set_offset)?;
+    let mut longer = HEADS.into_iter();
+    let mut head = Cow::Borrowed(head);
+    loop {
         let mut pixels = None;
         let scanned = scan::scan(&head, encoding, scan::PIXEL_DATA, |element| {
             if element.tag == scan::PIXEL_DATA {
@@ -44,11 +51,14 @@ pub(crate) fn check(file: &File, data_set_offset: u64, transfer_syntax_uid: &Uid
             (None, _) if head.len() as u64 == length => return Ok(Err("it has no Pixel Data (7FE0,0010)".to_owned())),
             (None, _) => {}
         }
+        let Some(size) = longer.next() else {
+            let most = HEADS[HEADS.len() - 1] >> 20;
+            return Ok(Err(format!("its pixel data do not begin within {most} MiB")));
+        };
+        let mut read = vec![0; size.min(usize::try_from(length).unwrap_or(usize::MAX))];
+        file.read_exact_at(&mut read, data_set_offset)?;
+        head = Cow::Owned(read);
     }
-    Ok(Err(format!(
-        "its pixel data do not begin within {} MiB",
-        HEADS[2] >> 20
-    )))
 }
 
 /// Follows the items from `at`. That the last delimiter is missing is forgiven where the file ends behind an item, because some

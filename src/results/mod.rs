@@ -111,7 +111,7 @@ pub enum ResultError {
 pub struct Kind {
     pub name: &'static str,
     pub sop_class_uid: &'static str,
-    /// The kind that says the same in another encoding; a destination's profile chooses between them.
+    /// The kind that says the same in another encoding, or beside another one; a destination's profile chooses between them.
     pub form_of: Option<&'static str>,
     pub proven: Proven,
     pub write: fn(&Source<'_>) -> Result<ResultObject, ResultError>,
@@ -157,6 +157,20 @@ pub const KINDS: &[Kind] = &[
         form_of: None,
         proven: Proven::Nothing,
         write: sr::write,
+    },
+    Kind {
+        name: "sr_labelmap",
+        sop_class_uid: sr::ENHANCED_SR_STORAGE,
+        form_of: Some("sr"),
+        proven: Proven::Nothing,
+        write: sr::write_beside_labelmap,
+    },
+    Kind {
+        name: "sr_slices",
+        sop_class_uid: sr::ENHANCED_SR_STORAGE,
+        form_of: Some("sr"),
+        proven: Proven::Nothing,
+        write: sr::write_of_slices,
     },
     Kind {
         name: "sc",

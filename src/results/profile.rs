@@ -19,6 +19,21 @@ pub struct Profile {
     pub style: Style,
 }
 
+impl Profile {
+    /// The kinds that stand for a result at this receiver, the preferred one first. `made` are the results of the job.
+    pub fn forms_of<'a>(&self, result: &'a str, made: &[String]) -> Vec<&'a str> {
+        let has_seg = |results: &[String]| results.iter().any(|name| name == "seg");
+        match result {
+            "seg" => self.seg.kinds().to_vec(),
+            // Without any SEG the plain report names the slices by itself.
+            "sr" if !has_seg(made) => vec!["sr"],
+            "sr" if !has_seg(&self.takes) => vec!["sr_slices"],
+            "sr" => vec![self.seg.report()],
+            other => vec![other],
+        }
+    }
+}
+
 /// Which SEG a receiver gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +54,17 @@ impl SegEncoding {
             Self::Binary => &["seg"],
             Self::Labelmap => &["labelmap"],
             Self::Auto => &["labelmap", "seg"],
+        }
+    }
+
+    /// The report that is true beside it: it names segments of the SEG that this receiver has. With `auto` that is known only when the
+    /// receiver has answered, long after the report was written, and it may change from one job to the next: the report names slices,
+    /// and its Tracking UIDs are those of the segments of either SEG.
+    pub fn report(self) -> &'static str {
+        match self {
+            Self::Binary => "sr",
+            Self::Labelmap => "sr_labelmap",
+            Self::Auto => "sr_slices",
         }
     }
 }

@@ -4,10 +4,12 @@
 //! items. It is the oldest class that holds the template, so the one that most archives and viewers take; highdicom, DCMTK
 //! and dcmqi read it like the newer ones.
 //!
-//! One Volumetric ROI group (TID 1411) for each structure, tied to its segment by number and by Tracking UID, where the SEG is
-//! written too; else a plain measurement group (TID 1501) that names the slices.
+//! One Volumetric ROI group (TID 1411) for each structure, tied to its segment by number and by Tracking UID, where the receiver
+//! gets that very SEG; else a plain measurement group (TID 1501) that names the slices. A reference to an object that never comes is
+//! worse than none, so there are three kinds, and a destination gets the one that is true there: [`write`] refers to the BINARY SEG,
+//! [`write_beside_labelmap`] to the label map, [`write_of_slices`] to neither. The Tracking UID is the same in all SEGs of a job: by
+//! it the groups of the last one find their segments too.
 
-use crate::dicom::uid::Uid;
 use crate::mask::Mask;
 use crate::results::common;
 use crate::results::content::{self, CONTAINS, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, dcm};
@@ -18,14 +20,20 @@ use crate::structure::Code;
 use dicom::dictionary_std::tags;
 
 pub(crate) const ENHANCED_SR_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.88.22";
-const KIND: common::Kind = common::Kind {
+const BESIDE_BINARY: common::Kind = common::Kind {
     name: "sr",
     sop_class_uid: ENHANCED_SR_STORAGE,
     modality: "SR",
     series_number_offset: 93,
 };
-/// The kind whose segments the report refers to.
-const SEGMENTATION: &str = "seg";
+const BESIDE_LABELMAP: common::Kind = common::Kind {
+    name: "sr_labelmap",
+    ..BESIDE_BINARY
+};
+const OF_SLICES: common::Kind = common::Kind {
+    name: "sr_slices",
+    ..BESIDE_BINARY
+};
 
 pub(crate) const CT: Code = Code {
     value: "25045-6",
@@ -51,52 +59,73 @@ const fn ucum(value: &'static str, meaning: &'static str) -> Code {
     }
 }
 
-/// Writes the report of all masks, in their order.
+/// Writes the report of all masks, in their order. It refers to the BINARY SEG where that is written too.
 pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
+    document(source, &BESIDE_BINARY, "seg")
+}
+
+/// The same for a receiver that gets the label map alone.
+pub fn write_beside_labelmap(source: &Source<'_>) -> Result<ResultObject, ResultError> {
+    document(source, &BESIDE_LABELMAP, "labelmap")
+}
+
+/// The same for a receiver that gets no SEG, or of which nobody knows yet which one it will take.
+pub fn write_of_slices(source: &Source<'_>) -> Result<ResultObject, ResultError> {
+    document(source, &OF_SLICES, "")
+}
+
+/// `segmentation` is the kind whose segments the report refers to, where it is written in the same job for the same receiver.
+fn document(source: &Source<'_>, kind: &common::Kind, segmentation: &str) -> Result<ResultObject, ResultError> {
+    let segmentation = results::kind(segmentation).filter(|kind| source.kinds.contains(&kind.name));
     common::check_masks(source)?;
     if source.measures.len() != source.masks.len() {
         let (measures, masks) = (source.measures.len(), source.masks.len());
         return Err(ResultError::Content(format!("{measures} measures of {masks} masks")));
     }
     let origin = Origin::of(source)?.nowhere();
-    let mut draft = common::begin_at(&origin, &KIND)?;
+    let mut draft = common::begin_at(&origin, kind)?;
     let description = common::series_description("Volumes", source.identity.revision);
     draft.data.text(tags::SERIES_DESCRIPTION, description);
     let measured = source.masks.iter().zip(source.measures).enumerate();
-    let groups = measured.map(|(n, (mask, measure))| group(source, &origin, n, (mask, measure)));
+    let groups = measured.map(|(n, (mask, measure))| {
+        let segment = segmentation.map(|kind| segment(&origin, kind, n));
+        group(source, segment, (mask, measure))
+    });
     let children = vec![
         content::code(HAS_CONCEPT_MOD, dcm("121058", "Procedure reported"), CT),
         content::container(dcm("126010", "Imaging Measurements"), None, groups.collect()),
     ];
 
-    let segmentation = [&segmentation_storage(), &origin.sop_instance_uid(SEGMENTATION)];
-    let segmentation_series = origin.series_instance_uid_of(SEGMENTATION);
     let series = source.series;
     let objects = reference::of_series(series);
     let slices = objects
         .iter()
         .map(|o| (&o.instance.sop_class_uid, &o.instance.sop_instance_uid));
     let mut evidence = vec![(&series.series_instance_uid, slices.collect())];
-    if segmented(source) {
-        evidence.push((&segmentation_series, vec![segmentation.into()]));
+    let referred = segmentation.map(|kind| {
+        let uids = (
+            common::known_uid(kind.sop_class_uid),
+            origin.sop_instance_uid(kind.name),
+        );
+        (origin.series_instance_uid_of(kind.name), uids)
+    });
+    if let Some((series_uid, (class_uid, instance_uid))) = &referred {
+        evidence.push((series_uid, vec![(class_uid, instance_uid)]));
     }
     let title = (dcm("126000", "Imaging Measurement Report"), Some("1500"));
     content::document(&mut draft.data, &origin, evidence, title, children);
-    draft.finish(&KIND, &origin)
+    draft.finish(kind, &origin)
 }
 
-fn segmentation_storage() -> Uid {
-    let kind = results::kind(SEGMENTATION).expect("a row of the table");
-    common::known_uid(kind.sop_class_uid)
-}
-
-/// Whether a SEG is written in the same job for the same receiver, so that its segments can be referred to.
-fn segmented(source: &Source<'_>) -> bool {
-    source.kinds.contains(&SEGMENTATION)
+/// Segment `n` + 1 of a SEG of this job: the number is the same in every encoding.
+fn segment(origin: &Origin<'_>, kind: &results::Kind, n: usize) -> DataSet {
+    let name = dcm("121191", "Referenced Segment");
+    let class_uid = common::known_uid(kind.sop_class_uid);
+    content::segment(name, &class_uid, &origin.sop_instance_uid(kind.name), n as u16 + 1)
 }
 
 /// What was measured of one structure.
-fn group(source: &Source<'_>, origin: &Origin<'_>, n: usize, (mask, measure): (&Mask, &Measure)) -> DataSet {
+fn group(source: &Source<'_>, segment: Option<DataSet>, (mask, measure): (&Mask, &Measure)) -> DataSet {
     let structure = mask.structure;
     let mut items = vec![
         content::text(HAS_OBS_CONTEXT, dcm("112039", "Tracking Identifier"), structure.name),
@@ -115,9 +144,9 @@ fn group(source: &Source<'_>, origin: &Origin<'_>, n: usize, (mask, measure): (&
     }
     items.push(site);
     items.extend(algorithm(source));
-    items.extend(place(source, origin, n, mask));
+    let template = if segment.is_some() { "1411" } else { "1501" };
+    items.extend(place(source, segment, mask));
     items.extend(measurements(measure));
-    let template = if segmented(source) { "1411" } else { "1501" };
     content::container(dcm("125007", "Measurement Group"), Some(template), items)
 }
 
@@ -136,25 +165,17 @@ fn algorithm(source: &Source<'_>) -> Vec<DataSet> {
 }
 
 /// The segment that was measured, or the slices it lies on.
-fn place(source: &Source<'_>, origin: &Origin<'_>, n: usize, mask: &Mask) -> Vec<DataSet> {
+fn place(source: &Source<'_>, segment: Option<DataSet>, mask: &Mask) -> Vec<DataSet> {
     let series = source.series;
-    if !segmented(source) {
+    let Some(segment) = segment else {
         let name = dcm("121112", "Source of Measurement");
         let objects = reference::objects(mask.slices().map(|k| &series.slices[k]));
         return objects.iter().map(|object| content::image(name, object)).collect();
-    }
+    };
+    let name = dcm("121232", "Source Series for Segmentation");
     vec![
-        content::segment(
-            dcm("121191", "Referenced Segment"),
-            &segmentation_storage(),
-            &origin.sop_instance_uid(SEGMENTATION),
-            n as u16 + 1,
-        ),
-        content::uid_reference(
-            CONTAINS,
-            dcm("121232", "Source Series for Segmentation"),
-            &series.series_instance_uid,
-        ),
+        segment,
+        content::uid_reference(CONTAINS, name, &series.series_instance_uid),
     ]
 }
 

@@ -12,8 +12,10 @@ use crate::net::pdu::{AbortReason, AssociateAccept, AssociateRequest, Role};
 use crate::net::printable;
 use crate::net::transport::{Broken, Transport};
 use crate::scp::admission::{Admitted, admit};
+use crate::scp::places::Place;
+use crate::scp::server::Caller;
 use crate::scp::spooler::{Dead, Spooler};
-use crate::scp::{Answer, Caller, Parting, Receiver, SERVICES, Settings, identifier, offers, part, roles};
+use crate::scp::{Answer, Parting, Receiver, SERVICES, Settings, identifier, offers, part, roles};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -25,6 +27,7 @@ pub struct Session<R> {
     pub id: AssociationId,
     pub settings: Arc<Settings>,
     pub receiver: R,
+    pub place: Place,
     /// True once the server is to stop.
     pub stopping: watch::Receiver<bool>,
 }
@@ -172,7 +175,13 @@ impl<R: Receiver> Session<R> {
             combined_date_time: identifier::is_combined(&accept.extended),
             roles: accept.roles,
         };
-        let mut spooler = Spooler::start(self.receiver.clone(), self.id);
+        let mut spooler = match Spooler::start(self.receiver.clone(), self.id) {
+            Ok(spooler) => spooler,
+            Err(dead) => {
+                error!(cause = %dead, "aborted association: our side failed");
+                return association.abort(AbortReason::NotSpecified).await;
+            }
+        };
         let mut tally = Tally::default();
         let end = self
             .converse(&mut association, &mut spooler, &partner, &mut tally)
@@ -184,26 +193,28 @@ impl<R: Receiver> Session<R> {
     async fn end(self, association: Association, spooler: Spooler<R>, end: End, tally: &Tally) {
         let Tally { stored, refused } = *tally;
         let cause = match end {
-            End::Released => match spooler.close().await {
+            End::Released => match spooler.close() {
                 Ok(Ok(())) => {
                     info!(stored, refused, "association released");
+                    // Before the peer hears of it: it may open the next one at once.
+                    drop(self.place);
                     return association.answer_release().await;
                 }
                 Ok(Err(error)) => error.to_string(),
                 Err(dead) => dead.to_string(),
             },
             End::Broken(broken) => {
-                spooler.abandon().await;
+                drop(spooler);
                 info!(stored, refused, "association ends without release");
                 return part(Parting::Association(association), broken).await;
             }
             End::Stopped => {
-                spooler.abandon().await;
+                drop(spooler);
                 info!(stored, refused, "aborted association: we are stopping");
                 return association.abort(AbortReason::NotSpecified).await;
             }
             End::Failed(cause) => {
-                spooler.abandon().await;
+                drop(spooler);
                 cause
             }
         };
@@ -402,21 +413,21 @@ impl<R: Receiver> Session<R> {
     ) -> Result<Response, End> {
         let max_bytes = self.max_bytes();
         let (mut count, mut is_last) = (0u64, false);
-        spooler.begin(claim);
+        spooler.begin(claim)?;
         while !is_last {
             let fragment;
             (fragment, is_last) = association.next_fragment(context.id).await?;
             let before = count;
             count += fragment.len() as u64;
             if count <= max_bytes {
-                spooler.write(fragment).await?;
+                spooler.write(&fragment)?;
             } else if before <= max_bytes {
                 let cause = format!("object larger than {} MiB", self.settings.dicom.max_object_mb);
-                spooler.spoil(IntakeError::OutOfResources(cause)).await?;
+                spooler.spoil(IntakeError::OutOfResources(cause));
             }
             check_endless(count, max_bytes)?;
         }
-        Ok(match spooler.finish().await? {
+        Ok(match spooler.finish()? {
             Ok(_receipt) => request.answer(Status::SUCCESS, ""),
             Err(error) => refuse(request, error.status(), &error.to_string()),
         })

@@ -1,142 +1,23 @@
-//! The blocking side of an association: one thread that carries its objects into the intake, fed through a bounded channel.
+//! Carries the objects of an association into the intake, on the association's own thread: between the socket and the disk nothing
+//! is handed over, so no thread has to be woken, which on a machine busy with inference takes longer than the write. When the disk is
+//! slower than the network the peer is held back by TCP.
 
 use crate::intake::{AssociationId, Claim, IntakeError};
 use crate::scp::Receiver;
-use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tracing::error;
 
-/// Fragments are handed over in batches, because each hand-over wakes a thread, which on a machine busy with inference takes longer
-/// than the write. A batch has at most one read more than this.
-const BATCH_BYTES: usize = 1 << 18;
-/// Tiny fragments cost more than their bytes.
-const BATCH_FRAGMENTS: usize = 256;
-/// Batches on their way to disk. Bounds the memory of an association; when the disk is slower than the network the peer is held
-/// back by TCP.
-const DEPTH: usize = 2;
-
-enum Step<R: Receiver> {
-    /// The next bytes; with a claim, the first of an object.
-    Write(Option<Claim>, Vec<Bytes>),
-    /// Drops what was written; the object is answered with this.
-    Spoil(IntakeError),
-    /// Writes the rest, or the whole of an object that is small, and makes it durable.
-    Finish(
-        Option<Claim>,
-        Vec<Bytes>,
-        oneshot::Sender<Result<R::Receipt, IntakeError>>,
-    ),
-    Close(oneshot::Sender<Result<(), IntakeError>>),
-}
-
-/// The spooling thread died: a panic in the intake. The association cannot go on.
+/// A panic in the intake. The association cannot go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the thread that spools to disk died")]
+#[error("taking objects in panicked")]
 pub struct Dead;
 
-/// Handle to the spooling thread of an association. Dropping it ends the thread, and the thread closes the association at the
-/// intake on its way out, even when it panics.
+/// An association as the intake sees it. Dropping it closes the association there, and before that drops an unfinished object.
+/// Everything here blocks.
 pub struct Spooler<R: Receiver> {
-    steps: mpsc::Sender<Step<R>>,
-    thread: JoinHandle<()>,
-    /// Not yet handed over: the claim of an object goes with its first batch.
-    claim: Option<Claim>,
-    batch: Vec<Bytes>,
-    batch_bytes: usize,
-}
-
-impl<R: Receiver> Spooler<R> {
-    pub fn start(receiver: R, association: AssociationId) -> Self {
-        let (steps, inbox) = mpsc::channel(DEPTH);
-        let span = tracing::Span::current();
-        let thread = tokio::task::spawn_blocking(move || {
-            let _entered = span.enter();
-            spool(&receiver, association, inbox);
-        });
-        Self {
-            steps,
-            thread,
-            claim: None,
-            batch: Vec::new(),
-            batch_bytes: 0,
-        }
-    }
-
-    pub fn begin(&mut self, claim: Claim) {
-        self.claim = Some(claim);
-    }
-
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Dead> {
-        self.batch_bytes += bytes.len();
-        self.batch.push(bytes);
-        if self.batch_bytes < BATCH_BYTES && self.batch.len() < BATCH_FRAGMENTS {
-            return Ok(());
-        }
-        let (claim, batch) = self.take_batch();
-        self.send(Step::Write(claim, batch)).await
-    }
-
-    pub async fn spoil(&mut self, cause: IntakeError) -> Result<(), Dead> {
-        self.take_batch();
-        self.send(Step::Spoil(cause)).await
-    }
-
-    /// Waits until the object is durable, or says why it was not taken: an error met at any step since `begin`.
-    pub async fn finish(&mut self) -> Result<Result<R::Receipt, IntakeError>, Dead> {
-        let (reply, answer) = oneshot::channel();
-        let (claim, batch) = self.take_batch();
-        self.send(Step::Finish(claim, batch, reply)).await?;
-        answer.await.map_err(|_| Dead)
-    }
-
-    fn take_batch(&mut self) -> (Option<Claim>, Vec<Bytes>) {
-        self.batch_bytes = 0;
-        (self.claim.take(), std::mem::take(&mut self.batch))
-    }
-
-    /// Closes the association at the intake and waits for it.
-    pub async fn close(self) -> Result<Result<(), IntakeError>, Dead> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Step::Close(reply)).await?;
-        answer.await.map_err(|_| Dead)
-    }
-
-    /// For an association that broke: drops an unfinished object and waits until the intake knows.
-    pub async fn abandon(self) {
-        drop(self.steps);
-        if let Err(panic) = self.thread.await {
-            error!(%panic, "the thread that spools to disk died");
-        }
-    }
-
-    async fn send(&self, step: Step<R>) -> Result<(), Dead> {
-        self.steps.send(step).await.map_err(|_| Dead)
-    }
-}
-
-/// Tells the intake that the association ended, on every way out.
-struct Closing<'a, R: Receiver> {
-    receiver: &'a R,
-    association: AssociationId,
-    done: bool,
-}
-
-impl<R: Receiver> Closing<'_, R> {
-    fn close(&mut self) -> Result<(), IntakeError> {
-        self.done = true;
-        self.receiver.association_closed(self.association)
-    }
-}
-
-impl<R: Receiver> Drop for Closing<'_, R> {
-    fn drop(&mut self) {
-        if !self.done
-            && let Err(error) = self.close()
-        {
-            error!(%error, "cannot close the association at the intake");
-        }
-    }
+    // Dropped in this order.
+    state: State<R::Spool>,
+    closing: Closing<R>,
 }
 
 /// The object under way.
@@ -146,50 +27,87 @@ enum State<S> {
     Failed(IntakeError),
 }
 
-fn spool<R: Receiver>(receiver: &R, association: AssociationId, mut inbox: mpsc::Receiver<Step<R>>) {
-    // Before `opened`, so that a panic there is followed by `closed` too. Declared before `state`: an unfinished spool is dropped first.
-    let mut closing = Closing {
-        receiver,
-        association,
-        done: false,
-    };
-    receiver.association_opened(association);
-    let mut state: State<R::Spool> = State::Idle;
-    while let Some(step) = inbox.blocking_recv() {
-        state = match (step, state) {
-            (Step::Write(claim, batch), state) => write::<R>(begun(receiver, claim, state), &batch),
-            (Step::Spoil(cause), _) => State::Failed(cause),
-            (Step::Finish(claim, batch, reply), state) => {
-                let outcome = match write::<R>(begun(receiver, claim, state), &batch) {
-                    State::Open(spool) => R::finish(spool),
-                    State::Failed(error) => Err(error),
-                    State::Idle => Err(IntakeError::CannotUnderstand("no object was begun".into())),
-                };
-                // Nobody there to hear: the association broke meanwhile, and the sender will come again.
-                let _ = reply.send(outcome);
-                State::Idle
-            }
-            (Step::Close(reply), state) => {
-                drop(state);
-                let _ = reply.send(closing.close());
-                return;
-            }
+/// Tells the intake that the association ended, on every way out.
+struct Closing<R: Receiver> {
+    receiver: R,
+    association: AssociationId,
+    done: bool,
+}
+
+impl<R: Receiver> Closing<R> {
+    fn close(&mut self) -> Result<Result<(), IntakeError>, Dead> {
+        self.done = true;
+        contained(|| self.receiver.association_closed(self.association))
+    }
+}
+
+impl<R: Receiver> Drop for Closing<R> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        match self.close() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "cannot close the association at the intake"),
+            Err(dead) => error!(error = %dead, "cannot close the association at the intake"),
+        }
+    }
+}
+
+impl<R: Receiver> Spooler<R> {
+    pub fn start(receiver: R, association: AssociationId) -> Result<Self, Dead> {
+        // Before `opened`, so that a panic there is followed by `closed` too.
+        let spooler = Self {
+            state: State::Idle,
+            closing: Closing {
+                receiver,
+                association,
+                done: false,
+            },
         };
+        contained(|| spooler.closing.receiver.association_opened(association))?;
+        Ok(spooler)
+    }
+
+    pub fn begin(&mut self, claim: Claim) -> Result<(), Dead> {
+        self.state = State::Idle;
+        let begun = contained(|| self.closing.receiver.begin(claim))?;
+        self.state = begun.map_or_else(State::Failed, State::Open);
+        Ok(())
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Dead> {
+        if let State::Open(spool) = &mut self.state
+            && let Err(error) = contained(|| R::write(spool, bytes))?
+        {
+            self.state = State::Failed(error);
+        }
+        Ok(())
+    }
+
+    /// Drops what was written; the object is answered with this.
+    pub fn spoil(&mut self, cause: IntakeError) {
+        self.state = State::Failed(cause);
+    }
+
+    /// Returns when the object is durable, or says why it was not taken: an error met at any step since `begin`.
+    pub fn finish(&mut self) -> Result<Result<R::Receipt, IntakeError>, Dead> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Open(spool) => contained(|| R::finish(spool)),
+            State::Failed(error) => Ok(Err(error)),
+            State::Idle => Ok(Err(IntakeError::CannotUnderstand("no object was begun".into()))),
+        }
+    }
+
+    /// Closes the association at the intake.
+    pub fn close(self) -> Result<Result<(), IntakeError>, Dead> {
+        let Self { state, mut closing } = self;
+        drop(state);
+        closing.close()
     }
 }
 
-/// A claim begins an object, whatever was before.
-fn begun<R: Receiver>(receiver: &R, claim: Option<Claim>, state: State<R::Spool>) -> State<R::Spool> {
-    match claim {
-        Some(claim) => receiver.begin(claim).map_or_else(State::Failed, State::Open),
-        None => state,
-    }
-}
-
-fn write<R: Receiver>(state: State<R::Spool>, batch: &[Bytes]) -> State<R::Spool> {
-    let State::Open(mut spool) = state else { return state };
-    match batch.iter().try_for_each(|bytes| R::write(&mut spool, bytes)) {
-        Ok(()) => State::Open(spool),
-        Err(error) => State::Failed(error),
-    }
+/// A panic ends the association in good order instead of tearing the connection.
+fn contained<T>(call: impl FnOnce() -> T) -> Result<T, Dead> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Dead)
 }

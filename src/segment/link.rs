@@ -25,8 +25,13 @@ pub struct Track<'a> {
     pub located: &'a Located,
     /// First and last stored slice the mask may touch.
     pub slices: [usize; 2],
-    /// The located box along the slices (fractional). Beyond it the mask must earn its place ([`Rules::beyond`]).
+    /// The located box along the slices (fractional), at its middle in the plane. Beyond it the mask must earn its place
+    /// ([`Rules::beyond`]), and beyond `reached` it is not followed.
     own: [f64; 2],
+    reached: [f64; 2],
+    /// By how many slices the box's ends move from one plane pixel to the next, across and down: a tilted gantry leans its slices, but not
+    /// the patient. Zero on upright stacks.
+    lean: [f64; 2],
     /// The part of the plane the mask may touch on any slice.
     pub clip: Rect,
     /// What was kept, per key slice.
@@ -34,6 +39,8 @@ pub struct Track<'a> {
     keys: BTreeSet<usize>,
     start: usize,
     whole: Rect,
+    /// Of the located box, whether or not all of it is in view.
+    whole_middle: [f64; 2],
     /// Middle slice (fractional) and box of each section, ascending; empty when propagated.
     sections: Vec<(f64, Rect)>,
     clip_px: [f64; 2],
@@ -53,7 +60,8 @@ impl<'a> Track<'a> {
             min: [0.0; 2],
             max: [frame.last(0), frame.last(1)],
         };
-        let ([low, high], whole) = placed(&located.bounds, grid, view, frame)?;
+        let (range, whole) = placed(&located.bounds, grid, view, frame)?;
+        let [low, high] = range;
         let last = grid.size[2] as f64 - 1.0;
         let touches = high >= -0.5
             && low <= last + 0.5
@@ -61,12 +69,18 @@ impl<'a> Track<'a> {
         if !touches {
             return None;
         }
-        let length_mm = (high - low) * grid.spacing_mm[2];
+        let lean = lean(grid, view, frame);
+        let own = upright(range, lean, &located.bounds, grid);
+        let length_mm = (own[1] - own[0]) * grid.spacing_mm[2];
         let reach = rules.beyond.reach_mm(length_mm).max(rules.clip_mm) / grid.spacing_mm[2];
         let slice = |k: f64| k.clamp(0.0, last) as usize;
-        let slices = [slice((low - reach - HAIR).ceil()), slice((high + reach + HAIR).floor())];
-        let slices = [slices[0].min(slices[1]), slices[1]];
+        let around = |[low, high]: [f64; 2]| {
+            let ends = [slice((low - reach - HAIR).ceil()), slice((high + reach + HAIR).floor())];
+            [ends[0].min(ends[1]), ends[1]]
+        };
+        let slices = around(range);
         let key_slices = keys.covering(slices);
+        let reached = keys.covering(around(own));
         // Of two keys equally near the middle the one nearer the head, left or back, however the slices are stored.
         let toward = grid.directions[2][dominant_axes(grid)[2]].signum() * HAIR;
         let middle = ((low + high) / 2.0).clamp(0.0, last) + toward;
@@ -82,12 +96,15 @@ impl<'a> Track<'a> {
         let mut track = Self {
             located,
             slices,
-            own: [low - 0.5, high + 0.5],
+            own: [own[0] - 0.5, own[1] + 0.5],
+            reached: [*reached.first()? as f64 - 0.5, *reached.last()? as f64 + 0.5],
+            lean,
             clip: whole.widened(clip_px).within(plane),
             planes: BTreeMap::new(),
             keys: key_slices,
             start,
             whole: whole.within(plane),
+            whole_middle: [whole.middle(0), whole.middle(1)],
             sections: Vec::new(),
             clip_px,
         };
@@ -153,7 +170,10 @@ impl<'a> Track<'a> {
             if dice.is_some_and(|dice| dice < rules.min_dice) {
                 continue;
             }
-            if !self.is_own(k) && !neighbour.is_some_and(|neighbour| rules.beyond.allows(&plane, neighbour)) {
+            let height = plane.bounds().map_or(k as f64, |bounds| self.height(k, &bounds));
+            let goes_on =
+                |neighbour: &Plane| is_between(self.reached, height) && rules.beyond.allows(&plane, neighbour);
+            if !is_between(self.own, height) && !neighbour.is_some_and(goes_on) {
                 continue;
             }
             let score = iou + rules.dice_weight * dice.unwrap_or(0.0);
@@ -166,14 +186,15 @@ impl<'a> Track<'a> {
         }
     }
 
-    /// True within the located box.
-    fn is_own(&self, k: usize) -> bool {
-        (self.own[0]..=self.own[1]).contains(&(k as f64))
+    /// What lies at a place on slice k, along the slices as they would be at the middle of the located box: to compare with its ends.
+    fn height(&self, k: usize, at: &Rect) -> f64 {
+        let off = |a: usize| self.lean[a] * (at.middle(a) - self.whole_middle[a]);
+        k as f64 - off(0) - off(1)
     }
 
     /// True where the localiser's box for this height is the prompt.
     fn is_sectioned(&self, k: usize) -> bool {
-        !self.sections.is_empty() && self.is_own(k)
+        !self.sections.is_empty() && is_between(self.own, self.height(k, &self.section(k)))
     }
 
     /// The mean is what bone needs, whose marrow may be as soft as flesh; the median what a stomach full of gas needs.
@@ -242,6 +263,38 @@ fn placed(bounds: &Box3, grid: &Grid, view: &View, frame: &Frame) -> Option<([f6
             max: plane(f64::max),
         },
     ))
+}
+
+fn is_between([low, high]: [f64; 2], value: f64) -> bool {
+    (low..=high).contains(&value)
+}
+
+/// See [`Track::lean`].
+fn lean(grid: &Grid, view: &View, frame: &Frame) -> [f64; 2] {
+    let along = dominant_axes(grid)[2];
+    let rise_mm = |axis: usize| grid.directions[axis][along] * grid.spacing_mm[axis];
+    let in_plane = |voxel| {
+        let shown = view.shown(voxel);
+        [0, 1].map(|a| frame.to_plane(a, shown[a]))
+    };
+    let (from, columns, rows) = (in_plane([0.0; 2]), in_plane([1.0, 0.0]), in_plane([0.0, 1.0]));
+    [0, 1].map(|a| {
+        // One of the two moves along this axis of the plane, the other not at all.
+        let moves = [(0, columns[a] - from[a]), (1, rows[a] - from[a])];
+        let moves = moves.iter().filter(|(_, pixels)| *pixels != 0.0);
+        moves.map(|(axis, pixels)| -rise_mm(*axis) / rise_mm(2) / pixels).sum()
+    })
+}
+
+/// A box's range of slices at its middle in the plane. On leaning slices its corners, which no organ fills, lie further out.
+fn upright(range: [f64; 2], lean: [f64; 2], bounds: &Box3, grid: &Grid) -> [f64; 2] {
+    if lean.iter().all(|slices| *slices == 0.0) {
+        return range;
+    }
+    let along = dominant_axes(grid)[2];
+    let half = bounds.size_mm()[along] / (grid.directions[2][along] * grid.spacing_mm[2]).abs() / 2.0;
+    let middle = (range[0] + range[1]) / 2.0;
+    [middle - half, middle + half]
 }
 
 /// The localiser's parts along the patient's height; of use only where slices are stacked along it.

@@ -32,6 +32,11 @@ impl Rect {
         }
     }
 
+    /// Along an axis: 0 across, 1 down.
+    pub fn middle(&self, axis: usize) -> f64 {
+        (self.min[axis] + self.max[axis]) / 2.0
+    }
+
     pub fn between(a: Self, b: Self, t: f64) -> Self {
         let mix = |a: [f64; 2], b: [f64; 2]| [0, 1].map(|i| a[i] + (b[i] - a[i]) * t);
         Self {

@@ -272,7 +272,6 @@ async fn no_host_takes_the_places_of_the_others() {
     other.send(&request("VISITOR", "MEDLSAM").encode()).await;
     assert_eq!(other.hear().await.unwrap().0, 2, "another host gets its association");
     greedy.pop().unwrap().must_release().await;
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     Rude::associate(server.address).await.must_release().await;
     server.stop().await;
 }

@@ -1,9 +1,11 @@
 //! Promise: what is said in words, numbers and pictures is read by others as it was meant, and nobody waits in vain.
 
+use crate::labelmaps::{disjoint, labelmap};
 use crate::results::{self as written, Case, POSES, files, identity, phantom, run, series_of, shapes, text};
 use crate::support::data;
 use crate::support::peers::{peer, python};
 use medlsamd::dicom::header::Instance;
+use medlsamd::mask::Mask;
 use medlsamd::results::notice::{self, Notice};
 use medlsamd::results::style::Style;
 use medlsamd::results::{self, ResultObject, Source};
@@ -33,11 +35,10 @@ fn close(value: &Value, wanted: f64) -> bool {
     value.as_f64().is_some_and(|value| value == wanted)
 }
 
-/// One object of a phantom series, with or without the others beside it.
-fn report(series: &Series, kinds: &[&'static str]) -> ResultObject {
-    let masks = shapes(series);
+/// A report of a phantom series, with or without other objects beside it.
+fn report(kind: &str, series: &Series, masks: &[Mask], kinds: &[&'static str]) -> ResultObject {
     let style = Style::default();
-    written::with_source(series, &masks, "seed", (results::GENERIC, &style), |source| {
+    written::with_source(series, masks, "seed", (results::GENERIC, &style), |source| {
         let source = Source {
             series: source.series,
             masks: source.masks,
@@ -49,7 +50,7 @@ fn report(series: &Series, kinds: &[&'static str]) -> ResultObject {
             style: source.style,
             kinds,
         };
-        (results::kind("sr").expect("a kind").write)(&source).expect("a report")
+        (results::kind(kind).expect("a kind").write)(&source).expect("a report")
     })
 }
 
@@ -138,12 +139,20 @@ fn a_report_without_a_seg_beside_it_names_the_slices_instead() {
     let Some(python) = python() else { return };
     let ct = tempfile::tempdir().expect("a folder");
     let series = phantom(ct.path(), &POSES[1]);
-    let object = report(&series, &["rtstruct", "sr"]);
-    let path = ct.path().join("alone");
-    std::fs::write(&path, &object.part10).expect("written");
-    let said = judged(&python, "report", &[&path]);
-    assert_eq!(said["volumetric"].as_array().map(Vec::len), Some(0));
     let masks = shapes(&series);
+    names_slices(&python, &masks, &report("sr", &series, &masks, &["rtstruct", "sr"]));
+    // Nor does a receiver learn of a SEG that it is not sent, whatever others get.
+    let others = ["seg", "labelmap", "sr_slices"];
+    names_slices(&python, &masks, &report("sr_slices", &series, &masks, &others));
+}
+
+/// As highdicom reads it, a plain group for every structure, and no word of another object.
+fn names_slices(python: &Path, masks: &[Mask], object: &ResultObject) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("alone");
+    std::fs::write(&path, &object.part10).expect("written");
+    let said = judged(python, "report", &[&path]);
+    assert_eq!(said["volumetric"].as_array().map(Vec::len), Some(0));
     let groups = said["plain"].as_array().expect("groups");
     assert_eq!(groups.len(), masks.len());
     for (n, group) in groups.iter().enumerate() {
@@ -151,6 +160,42 @@ fn a_report_without_a_seg_beside_it_names_the_slices_instead() {
         assert_eq!(group["images"].as_u64(), Some(masks[n].slices().count() as u64));
     }
     assert_eq!(said["evidence"].as_object().map(|evidence| evidence.len()), Some(1));
+    if let Some(dciodvfy) = peer("dciodvfy") {
+        assert_eq!(errors(&dciodvfy, &path), [] as [String; 0]);
+    }
+}
+
+#[test]
+fn beside_a_label_map_the_report_refers_to_its_segments() {
+    let Some(python) = python() else { return };
+    let ct = tempfile::tempdir().expect("a folder");
+    let series = phantom(ct.path(), &POSES[0]);
+    let masks = disjoint(&series);
+    let map = labelmap(&series, &masks, (results::GENERIC, &Style::default())).expect("a label map");
+    let object = report(
+        "sr_labelmap",
+        &series,
+        &masks,
+        &["seg", "labelmap", "sr", "sr_labelmap"],
+    );
+    let binary = report("sr", &series, &masks, &["seg", "labelmap", "sr", "sr_labelmap"]);
+    assert_ne!(object.sop_instance_uid, binary.sop_instance_uid);
+    assert_ne!(object.series_instance_uid, binary.series_instance_uid);
+    let path = ct.path().join("report");
+    std::fs::write(&path, &object.part10).expect("written");
+    let said = judged(&python, "report", &[&path]);
+    assert_eq!(said["evidence"][map.series_instance_uid.as_str()], 1);
+    assert_eq!(said["evidence"].as_object().map(|evidence| evidence.len()), Some(2));
+    let groups = said["volumetric"].as_array().expect("groups");
+    assert_eq!(groups.len(), masks.len());
+    let segments = results_segments(&map.part10);
+    assert_eq!(segments.len(), masks.len());
+    for (n, group) in groups.iter().enumerate() {
+        assert_eq!(group["seg"], map.sop_instance_uid.as_str());
+        // Labels are numbered from 1: 0 is the background.
+        assert_eq!(group["segment_number"], serde_json::json!([n + 1]));
+        assert_eq!(group["tracking_uid"], segments[n].as_str());
+    }
     if let Some(dciodvfy) = peer("dciodvfy") {
         assert_eq!(errors(&dciodvfy, &path), [] as [String; 0]);
     }

@@ -129,19 +129,23 @@ fn propagation_starts_in_the_middle_and_follows_the_mask_both_ways_until_it_ends
 
 /// The key slices that are kept when every answer on slice k is a disc of this radius and estimate.
 fn kept(name: &str, sections: &[[f64; 2]], answer: impl Fn(usize) -> (f64, f32)) -> Vec<usize> {
-    let grid = grid();
-    let mut organ = located(name, &grid, [20.0, 20.0, 6.0], [40.0, 40.0, 14.0]);
+    kept_on(&grid(), name, sections, answer)
+}
+
+/// The same of another acquisition of the same patient: the box and its sections lie where they lay.
+fn kept_on(grid: &Grid, name: &str, sections: &[[f64; 2]], answer: impl Fn(usize) -> (f64, f32)) -> Vec<usize> {
+    let mut organ = located(name, &self::grid(), [20.0, 20.0, 6.0], [40.0, 40.0, 14.0]);
     let part = |z: &[f64; 2]| Section {
         z_mm: z.map(|k| k * 2.5),
         y_mm: [80.0, 160.0],
         x_mm: [80.0, 160.0],
     };
     organ.sections = sections.iter().map(part).collect();
-    let view = View::of(&grid);
+    let view = View::of(grid);
     let frame = Frame::new(view.size, &recipe(256, false, false));
     let mut rules = rules();
     rules.beyond.share = 0.5;
-    let mut track = Track::new(&organ, &grid, &view, &frame, &Keys::new(&grid, 5.0), &rules).unwrap();
+    let mut track = Track::new(&organ, grid, &view, &frame, &Keys::new(grid, 5.0), &rules).unwrap();
     let slices = |sweep| match sweep {
         Sweep::Up => (0..21).collect::<Vec<_>>(),
         Sweep::Down => (0..21).rev().collect(),
@@ -149,7 +153,7 @@ fn kept(name: &str, sections: &[[f64; 2]], answer: impl Fn(usize) -> (f64, f32))
     for sweep in [Sweep::Up, Sweep::Down] {
         for k in slices(sweep) {
             let (radius, iou) = answer(k);
-            let logits = disc([120.0; 2], radius);
+            let logits = disc(track.whole_middle, radius);
             let prompts = track.prompts(k, sweep, &rules);
             let answers: Vec<_> = prompts.iter().map(|_| (logits.view(), iou)).collect();
             track.accept(k, sweep, &answers, &rules, &flesh);
@@ -184,6 +188,32 @@ fn an_organ_that_plainly_goes_on_is_followed_beyond_its_box_and_never_far() {
         // It is lost for good where it is lost once.
         let gap = |k| (20.0, if k == 16 || k == 4 { 0.1 } else { 0.9 });
         assert_eq!(kept(gap), inside, "{name}");
+    }
+}
+
+/// Leaning slices cut the corners of the box for far longer than they cut the organ in it.
+#[test]
+fn on_tilted_slices_an_organ_ends_where_it_ends_on_upright_ones() {
+    for tilt_deg in [-25.0f64, -12.0, 12.0, 25.0] {
+        let (sin, cos) = tilt_deg.to_radians().sin_cos();
+        let mut grid = grid();
+        grid.directions[1] = [0.0, cos, sin];
+        // The planes turn about the middle of the box.
+        grid.origin = PatientPoint::new(0.0, 120.0 * (1.0 - cos), -120.0 * sin);
+        for mirrored in [false, true] {
+            if mirrored {
+                // Rows stored from back to front.
+                grid.origin = grid.to_patient([0.0, 63.0, 0.0]);
+                grid.directions[1] = grid.directions[1].map(|v| -v);
+            }
+            for (name, sections) in [("kidney_left", vec![]), ("liver", vec![[6.0, 10.0], [10.0, 14.0]])] {
+                let kept = |answer: fn(usize) -> (f64, f32)| kept_on(&grid, name, &sections, answer);
+                let case = format!("{name} {tilt_deg} {mirrored}");
+                assert_eq!(kept(|_| (20.0, 0.9)), [2, 4, 6, 8, 10, 12, 14, 16, 18], "{case}");
+                let doubted = kept(|k| (20.0, if !(6..=14).contains(&k) { 0.7 } else { 0.9 }));
+                assert_eq!(doubted, [6, 8, 10, 12, 14], "{case}");
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tracing::subscriber::DefaultGuard;
 
 /// Holds what this thread logs for as long as it lives. Use with a current-thread runtime.
@@ -41,16 +42,25 @@ impl Log {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
+    /// Waits a little: the peer may hear of a matter before the thread that talks to it has written the line.
+    ///
     /// # Panics
     /// If no WARN or ERROR line holds all of `parts`.
     #[track_caller]
     pub fn must_warn(&self, parts: &[&str]) {
-        let text = self.text();
         let bad = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
-        let found = text
-            .lines()
-            .filter(bad)
-            .any(|line| parts.iter().all(|part| line.contains(part)));
-        assert!(found, "no warning with {parts:?} in:\n{text}");
+        let begin = Instant::now();
+        loop {
+            let text = self.text();
+            let mut warnings = text.lines().filter(bad);
+            if warnings.any(|line| parts.iter().all(|part| line.contains(part))) {
+                return;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "no warning with {parts:?} in:\n{text}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
