@@ -321,7 +321,7 @@ fn sink(listen: &str) {
         ae_title: "any".into(),
         host: "any".into(),
         may: vec![medlsamd::config::Permission::Store],
-        port: 0,
+        ..medlsamd::config::Peer::default()
     };
     let settings = Settings {
         ae_title: AeTitle::parse("SINK").expect("a title"),

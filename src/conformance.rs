@@ -416,7 +416,8 @@ fn commitment() -> String {
     format!(
         "#### 3.2.6 Storage commitment\n\n\
          As provider: a request is a durable row before it is answered. The report goes to the peer's own port on a new association with\n\
-         role selection where `[[peer]] port` is set, else on the association where it was asked for; it is repeated until it is heard.\n\
+         role selection where `[[peer]] port` is set, else on the association where it was asked for; it is repeated until it is heard. Peers are\n\
+         called side by side, each with one report at a time, encrypted where `[[peer]] tls` says so.\n\
          Directories are synced before anything is committed to. Failure reasons:\n\n{}\n\
          As user: of destinations with `commit = true`, after each delivery; the answer stands in the job's story.\n",
         status_rows(&rows)
@@ -459,7 +460,7 @@ fn security() -> String {
     "## 6 Security\n\n\
      - Associations are accepted only from listed AE titles at their listed hosts, and each service only for those permitted.\n\
      - TLS 1.2 and 1.3 on a port of its own, mutually authenticated, suites as BCP 195 (RFC 9325) recommends; as user for\n\
-       destinations with `tls = true`. Certificates are replaced without a restart.\n\
+       destinations and called peers with `tls = true`. Certificates are replaced without a restart.\n\
      - Patient data are not logged. No user identity negotiation is required.\n"
         .into()
 }

@@ -82,7 +82,7 @@ fn configuration(cache: &Path, models: &Path, folder: &Path) -> Result<Config, V
         ae_title: SCANNER.into(),
         host: "127.0.0.1".into(),
         may: vec![Permission::Store],
-        port: 0,
+        ..Peer::default()
     }];
     written.protocol = vec![Protocol {
         name: "demo".into(),

@@ -21,13 +21,13 @@ pub use server::{Doors, serve};
 use crate::archive::Archive;
 use crate::commitment::PUSH_MODEL;
 use crate::config::{Config, Dicom, Peer, Permission};
-use crate::dicom::ae::{Address, AeTitle};
+use crate::dicom::ae::AeTitle;
 use crate::intake::{AcceptedInstance, AssociationId, Claim, Intake, IntakeError, Spool};
 use crate::labels;
 use crate::net::association;
 use crate::net::negotiation::Offer;
 use crate::net::pdu::{AbortReason, Role, abort};
-use crate::net::scu::Dial;
+use crate::net::scu::{Dial, PeerTls};
 use crate::net::tls::Tls;
 use crate::net::transport::{Broken, Transport};
 use std::sync::Arc;
@@ -247,16 +247,17 @@ impl Settings {
 /// Destinations first: of one that is a peer too, its entry says how to send to it.
 pub fn targets(config: &Config, tls: Option<&Arc<Tls>>) -> Vec<Dial> {
     let timeout = Duration::from_secs(CALL_BACK_TIMEOUT_S);
-    let back = |address: Address| Dial {
-        calling_ae: config.ae_title.clone(),
-        address,
-        connect_timeout: timeout.min(Duration::from_secs(20)),
-        timeout,
-        tls: None,
+    let back = |peer: &Peer| {
+        Some(Dial {
+            calling_ae: config.ae_title.clone(),
+            address: peer.address()?,
+            connect_timeout: timeout.min(Duration::from_secs(20)),
+            timeout,
+            tls: peer.tls.then(|| PeerTls::new(tls, &peer.tls_name, &peer.host)),
+        })
     };
     let routes = config.routes.iter().map(|route| Dial::to(config, route, tls));
-    let peers = config.written.peer.iter().filter_map(Peer::address);
-    routes.chain(peers.map(back)).collect()
+    routes.chain(config.written.peer.iter().filter_map(back)).collect()
 }
 
 /// For a peer that is called back; a destination has its own.

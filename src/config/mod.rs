@@ -104,7 +104,7 @@ impl Default for Dicom {
 }
 
 /// A remote application entity and what it may do. Nobody may do anything unless listed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
     /// Calling AE title, or `any`.
@@ -115,6 +115,12 @@ pub struct Peer {
     /// Where it listens, for objects it asks us to send to it and for storage commitment; 0: it is never called back.
     #[serde(default)]
     pub port: u16,
+    /// It is called there encrypted, with the certificates of `[dicom.tls]`. How it calls us is its own choice.
+    #[serde(default)]
+    pub tls: bool,
+    /// What its certificate must name; empty: the host.
+    #[serde(default)]
+    pub tls_name: String,
 }
 
 impl Peer {
@@ -416,6 +422,7 @@ impl Written {
             host: "10.0.0.7".into(),
             may: vec![Permission::Store],
             port: 104,
+            ..Peer::default()
         };
         let protocol = Protocol {
             name: "chest".into(),

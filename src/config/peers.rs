@@ -22,6 +22,13 @@ pub fn check_peers(written: &Written, problems: &mut Vec<Problem>) {
                 "leave the port out, or write down title and host",
             ));
         }
+        if peer.tls && peer.port == 0 {
+            problems.push(Problem::new(
+                format!("peer[{n}].tls"),
+                "it says how we call this peer, which without a port we never do",
+                "add its port; who calls us encrypted uses dicom.tls.listen, whatever stands here",
+            ));
+        }
         if peer.host.trim().is_empty() {
             problems.push(Problem::new(
                 format!("peer[{n}].host"),
@@ -88,5 +95,7 @@ mod tests {
         written.peer[0].host = "any".into();
         (written.fetch.from, written.fetch.window) = ("VNA".into(), "always".into());
         assert_eq!(keys(&written), ["peer[0].port", "fetch.from", "fetch.window"]);
+        (written.peer[0].tls, written.peer[0].port) = (true, 0);
+        assert_eq!(keys(&written), ["peer[0].tls", "fetch.from", "fetch.window"]);
     }
 }

@@ -104,9 +104,11 @@ impl Config {
         self.routes.iter().find(|route| route.name == name)
     }
 
-    /// Whether certificates are needed: for the encrypted port or for a destination.
+    /// Whether certificates are needed: for the encrypted port, for a destination or for a peer that is called.
     pub fn uses_tls(&self) -> bool {
-        !self.written.dicom.tls.listen.is_empty() || self.routes.iter().any(|route| route.written.tls)
+        !self.written.dicom.tls.listen.is_empty()
+            || self.routes.iter().any(|route| route.written.tls)
+            || self.written.peer.iter().any(|peer| peer.tls)
     }
 
     pub fn protocol(&self, name: &str) -> Option<&Protocol> {

@@ -56,19 +56,23 @@ pub struct PeerTls {
     pub name: String,
 }
 
+impl PeerTls {
+    /// For somebody who is called encrypted; an empty `name` is that of the host. `certificates` are those of [`Tls::of`] the
+    /// configuration that says so.
+    pub fn new(certificates: Option<&Arc<Tls>>, name: &str, host: &str) -> Self {
+        Self {
+            // Never in the clear for want of them.
+            certificates: certificates.cloned().expect("opened wherever anybody is called with tls"),
+            name: if name.is_empty() { host } else { name }.to_owned(),
+        }
+    }
+}
+
 impl Dial {
     /// How to reach a destination. `certificates` are those of [`Tls::of`] the same configuration.
     pub fn to(config: &Config, route: &Route, certificates: Option<&Arc<Tls>>) -> Self {
         let timeout = Duration::from_secs(route.written.timeout_s);
-        let name = match route.written.tls_name.as_str() {
-            "" => route.address.host.clone(),
-            name => name.to_owned(),
-        };
-        let tls = || PeerTls {
-            // Never in the clear for want of them.
-            certificates: certificates.cloned().expect("opened wherever a destination has tls"),
-            name,
-        };
+        let tls = || PeerTls::new(certificates, &route.written.tls_name, &route.address.host);
         Self {
             calling_ae: config.ae_title.clone(),
             address: route.address.clone(),

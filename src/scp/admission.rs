@@ -144,7 +144,7 @@ mod tests {
             ae_title: ae_title.into(),
             host: host.into(),
             may: may.to_vec(),
-            port: 0,
+            ..Peer::default()
         }
     }
 

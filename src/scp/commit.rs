@@ -19,7 +19,9 @@ use crate::scp::identifier::Refused;
 use crate::scp::session::{Dialogue, End, Session, blocking};
 use crate::store::OpenCommitment;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info, warn};
 
 /// How often the rows are looked at.
@@ -176,21 +178,32 @@ impl Dialogue<'_> {
     }
 }
 
-/// Reports to peers that can be called back, until `stop` resolves.
+/// Reports to peers that can be called back, until `stop` resolves: in order to each, and to all at once, so that one who does not answer
+/// keeps nobody waiting.
 pub async fn report_commitments(archive: Archive, targets: Vec<Dial>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
+    let mut calls = JoinSet::new();
+    let mut called: BTreeMap<String, AbortHandle> = BTreeMap::new();
     loop {
+        while let Some(ended) = calls.try_join_next() {
+            if let Err(cause) = ended {
+                error!(%cause, "a report of storage commitment broke off");
+            }
+        }
+        called.retain(|_, call| !call.is_finished());
         match of_archive(&archive, |archive| archive.store.open_commitments(Timestamp::now())).await {
             Ok(due) => {
-                for open in due {
-                    let recorded = match targets.iter().find(|dial| dial.address.ae_title.as_str() == open.peer) {
-                        Some(dial) => call_back(&archive, dial, &open).await,
-                        // Its first report goes out on its own association.
-                        None if open.attempts == 0 => Ok(()),
-                        None => unheard(&archive, &open, "its [[peer]] has no port to be called back at").await,
-                    };
-                    if let Err(cause) = recorded {
-                        error!(%cause, "cannot record a report of storage commitment");
+                for (peer, due) in by_peer(due) {
+                    if called.contains_key(&peer) {
+                        continue;
+                    }
+                    let dial = targets.iter().find(|dial| dial.address.ae_title.as_str() == peer);
+                    match dial.cloned() {
+                        Some(dial) => {
+                            let call = calls.spawn(call_back_all(archive.clone(), dial, due));
+                            called.insert(peer, call);
+                        }
+                        None => without_port(&archive, due).await,
                     }
                 }
             }
@@ -200,6 +213,34 @@ pub async fn report_commitments(archive: Archive, targets: Vec<Dial>, stop: impl
             () = &mut stop => return,
             () = tokio::time::sleep(POLL) => {}
         }
+    }
+}
+
+/// Those of each peer, in the order they came.
+fn by_peer(due: Vec<OpenCommitment>) -> BTreeMap<String, Vec<OpenCommitment>> {
+    let mut peers: BTreeMap<String, Vec<OpenCommitment>> = BTreeMap::new();
+    for open in due {
+        peers.entry(open.peer.clone()).or_default().push(open);
+    }
+    peers
+}
+
+async fn call_back_all(archive: Archive, dial: Dial, due: Vec<OpenCommitment>) {
+    for open in due {
+        tell_unrecorded(call_back(&archive, &dial, &open).await);
+    }
+}
+
+async fn without_port(archive: &Archive, due: Vec<OpenCommitment>) {
+    // The first report goes out on its own association.
+    for open in due.iter().filter(|open| open.attempts > 0) {
+        tell_unrecorded(unheard(archive, open, "its [[peer]] has no port to be called back at").await);
+    }
+}
+
+fn tell_unrecorded(recorded: Result<(), String>) {
+    if let Err(cause) = recorded {
+        error!(%cause, "cannot record a report of storage commitment");
     }
 }
 

@@ -4,11 +4,13 @@ use crate::support::asking::{BUC_CT, YAMADA_CT, filled, get, off_thread, post, p
 use crate::support::daemon::free_port;
 use crate::support::node::{BUC, CT, Node, SEG, YAMADA};
 use crate::support::orthanc::Orthanc;
+use crate::support::shelf::dial;
 use medlsamd::commitment::{Reference, Request};
 use medlsamd::config::{Config, Written};
 use medlsamd::delivery::pledges;
 use medlsamd::job::JobId;
-use serde_json::json;
+use medlsamd::net::scu::Dial;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,21 +60,80 @@ async fn orthanc_asks_for_storage_commitment_and_is_called_back() {
         return;
     };
     for (uid, expected) in [("1.2.826.10.1.1", "Success"), ("1.2.3.4", "Failure")] {
-        let objects = json!({ "DicomInstances": [{ "SOPClassUID": CT, "SOPInstanceUID": uid }] });
-        let asked = post(&orthanc, "/modalities/medlsam/storage-commitment", objects).await;
-        let path = asked["Path"].as_str().unwrap().to_owned();
-        let begin = Instant::now();
-        let report = loop {
-            let report = get(&orthanc, &path).await;
-            if report["Status"] != "Pending" {
-                break report;
-            }
-            assert!(begin.elapsed() < PATIENCE, "{report}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        };
+        let report = commitment_of(&orthanc, uid).await;
         assert_eq!(report["Status"], expected, "{report}");
     }
     node.stop().await;
+}
+
+/// Has Orthanc ask for storage commitment of a CT and waits until it is called back; the report.
+pub async fn commitment_of(orthanc: &Arc<Orthanc>, uid: &str) -> Value {
+    let objects = json!({ "DicomInstances": [{ "SOPClassUID": CT, "SOPInstanceUID": uid }] });
+    let asked = post(orthanc, "/modalities/medlsam/storage-commitment", objects).await;
+    let path = asked["Path"].as_str().unwrap().to_owned();
+    let begin = Instant::now();
+    loop {
+        let report = get(orthanc, &path).await;
+        if report["Status"] != "Pending" {
+            return report;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{report}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Objects that a peer asks a node to keep, as the row that it becomes.
+fn asked_of(node: &Node, peer: &str, request: &Request) {
+    let now = jiff::Timestamp::now();
+    node.archive.store.promise(peer, request, now).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_answer_keeps_no_other_waiting() {
+    // Takes the call and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    let hears = Node::start(&[]).await;
+    hears.receive(&BUC, BUC_CT, 1);
+    let (job, result) = hears.compute(&BUC, BUC_CT, &["PACS"]);
+    let now = jiff::Timestamp::now();
+    let request = pledges::request(job, "PACS", std::slice::from_ref(&result), now);
+    hears.archive.store.pledge(job, "PACS", &request, now).unwrap();
+
+    let patient = |title: &str, port: u16| Dial {
+        timeout: 2 * PATIENCE,
+        ..dial("ASKER", &format!("{title}@127.0.0.1:{port}"))
+    };
+    let node = Node::start_with(vec![patient("ASILENT", silent_port), patient("MEDLSAM", hears.port)]).await;
+    for number in 1..=2 {
+        let request = Request {
+            transaction_uid: format!("1.2.3.{number}").parse().unwrap(),
+            ..request.clone()
+        };
+        asked_of(&node, "ASILENT", &request);
+    }
+    let first = silent.accept().await.unwrap();
+    // Asked after the other was called, and told before that one answers.
+    asked_of(&node, "MEDLSAM", &request);
+    let said = story(&hears, job).await;
+    assert!(said.starts_with("PACS did not commit to keep"), "{said}");
+    // One call at a time to one peer.
+    let second = tokio::time::timeout(Duration::from_secs(3), silent.accept()).await;
+    assert!(second.is_err(), "called again while it is silent");
+    drop(first);
+    let open = || {
+        node.archive
+            .store
+            .open_commitments(now + jiff::SignedDuration::from_hours(1))
+            .unwrap()
+    };
+    silent.accept().await.expect("the next one in its turn");
+    assert_eq!(
+        open().iter().map(|open| open.peer.as_str()).collect::<Vec<_>>(),
+        ["ASILENT"; 2]
+    );
+    node.stop().await;
+    hears.stop().await;
 }
 
 /// The line of a job's story that speaks of commitment, once there is one.

@@ -1,18 +1,22 @@
 //! TLS: who gets in, who does not and is told why in the log, certificates that are replaced, and software that is not ours.
 
+use crate::commitment::commitment_of;
+use crate::support::asking::{self, BUC_CT, off_thread, said};
 use crate::support::certificates::{Authority, Certificate};
 use crate::support::daemon::{Served, Setup, free_port};
 use crate::support::data::{files, series};
 use crate::support::log::Log;
 use crate::support::network::{outgoing, run, to};
+use crate::support::node::{BUC, Node};
 use crate::support::orthanc::Orthanc;
 use crate::support::peers::{Receiver, peer};
 use crate::support::rude::{Rude, request};
-use crate::support::shelf::{Server, dial};
-use medlsamd::config::Dicom;
+use crate::support::shelf::{Server, dial, peer_entry};
+use medlsamd::config::{Config, Dicom, Peer, Written};
 use medlsamd::dicom::status::Status;
 use medlsamd::net::scu::{self, Dial, PeerTls, ScuError};
 use medlsamd::net::tls::Tls;
+use medlsamd::scp;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -257,6 +261,61 @@ async fn orthanc_pushes_and_takes_encrypted() {
     assert_eq!(server.shelf.with(|c| c.stored.len()), sent.len());
     drop(orthanc);
     server.stop().await;
+}
+
+/// Calls to `[[peer]]`s go through TLS where their entries say so: the sub-operations of a C-MOVE, and reports of storage commitment.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_called_encrypted_where_their_entry_says_so() {
+    let (Some(authority), Some(movescu)) = (Authority::new(), peer("movescu")) else {
+        return;
+    };
+    let (own, theirs) = (authority.certificate("server", 100), authority.certificate("peer", 100));
+    let arguments = authority.dcmtk(Some(&theirs));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let storescp = Receiver::start(&arguments).unwrap();
+    let orthanc_port = free_port();
+    let entry = |ae_title: &str, port, tls_name: &str| Peer {
+        tls: true,
+        tls_name: tls_name.into(),
+        port,
+        ..peer_entry(ae_title, "127.0.0.1", &[])
+    };
+    let mut written = Written::example();
+    written.dicom.ae_title = "MEDLSAM".into();
+    written.dicom.tls = authority.settings(&own);
+    written.peer = vec![
+        entry("ORTHANC", orthanc_port, "localhost"),
+        entry("STORESCP", storescp.port, ""),
+        entry("ELSEWHERE", storescp.port, "pacs.example"),
+    ];
+    let config = Config::resolve(written).unwrap();
+    let tls = Tls::of(&config).unwrap().expect("a peer has tls");
+    let node = Node::start_with(scp::targets(&config, Some(&tls))).await;
+    node.receive(&BUC, BUC_CT, 3);
+
+    let (port, key) = (node.port.to_string(), format!("SeriesInstanceUID={BUC_CT}"));
+    let mut moved = Vec::new();
+    for to in ["STORESCP", "ELSEWHERE"] {
+        let mut args = vec!["-v", "-S", "-aet", "ASKER", "-aec", "MEDLSAM", "-aem", to];
+        args.extend(["-k", "QueryRetrieveLevel=SERIES", "-k", &key, "127.0.0.1", &port]);
+        moved.push(said(&asking::run(&movescu, &args).await));
+        assert_eq!(storescp.files().len(), 3, "{to}: {moved:?}");
+    }
+    assert!(moved[0].contains("Received Final Move Response (Success)"), "{moved:?}");
+    assert!(
+        !moved[1].contains("Received Final Move Response (Success)"),
+        "{moved:?}"
+    );
+
+    let settings = json!({
+        "DicomTlsEnabled": true, "DicomTlsRemoteCertificateRequired": true,
+        "DicomTlsCertificate": theirs.certificate, "DicomTlsPrivateKey": theirs.key, "DicomTlsTrustedCertificates": authority.ca(),
+    });
+    let node_port = node.port;
+    let started = off_thread(move || Orthanc::start_with(node_port, orthanc_port, &settings)).await;
+    let Some(orthanc) = started.map(Arc::new) else { return };
+    assert_eq!(commitment_of(&orthanc, "1.2.826.10.1.1").await["Status"], "Success");
+    node.stop().await;
 }
 
 /// The body of an HTTP answer.

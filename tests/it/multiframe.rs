@@ -1,13 +1,19 @@
 //! Promise: a multi-frame CT is the same series as its single frames: the same volume, the same places in the results.
 
+use crate::plain;
 use crate::results::{Case, run, series_of, text};
+use crate::support::asking::{self, said};
 use crate::support::data;
 use crate::support::dataset::intake_options;
+use crate::support::network::outgoing;
+use crate::support::node::{EXPLICIT, Node};
 use crate::support::peers::{peer, python};
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use medlsamd::config::{Config, Written};
 use medlsamd::dicom::header::Instance;
 use medlsamd::dicom::status::Status;
-use medlsamd::gather;
+use medlsamd::gather::{self, Gatherer};
 use medlsamd::intake::{AssociationId, Intake};
 use medlsamd::progress::Silent;
 use medlsamd::series::{Requirements, Series, assemble};
@@ -15,6 +21,7 @@ use medlsamd::store::Store;
 use medlsamd::volume::reconstruct;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const ANY: Requirements = Requirements {
     min_slices: 2,
@@ -158,4 +165,84 @@ fn functional_groups_that_contradict_the_frames_are_refused() {
         refused,
         "slice 1 (2.25.7002) is a multi-frame object (51 frames) without functional groups that say where each frame lies"
     );
+}
+
+/// How dcmtk encodes the object, and what its storescu proposes then.
+const PUSHED: &[(&str, &[&str], &str)] = &[("dcmconv", &["+te"], "-xe"), ("dcmcjpls", &["+ot"], "-xt")];
+
+/// Over the wire into the real intake: kept byte for byte, a whole series at once, and given to who takes it uncompressed only.
+#[tokio::test(flavor = "multi_thread")]
+async fn dcmtk_pushes_a_multi_frame_object_and_gets_it_back() {
+    let (Some(ct), Some(storescu), Some(getscu)) = (data::series("crlm_1006"), peer("storescu"), peer("getscu")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(made) = made("enhanced", ct.path(), &folder.path().join("made.dcm")) else {
+        return;
+    };
+    let single = series_of(ct.path());
+    for (tool, options, proposes) in PUSHED {
+        let Some(encoder) = peer(tool) else { return };
+        let sent = folder.path().join(tool);
+        let output = run(Command::new(encoder).args(*options).arg(&made).arg(&sent));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let node = Node::start(&[]).await;
+        let (port, file) = (node.port.to_string(), sent.display().to_string());
+        let args = [
+            "-R",
+            proposes,
+            "-aet",
+            "ORTHANC",
+            "-aec",
+            "MEDLSAM",
+            "127.0.0.1",
+            &port,
+            &file,
+        ];
+        let output = asking::run(&storescu, &args).await;
+        assert!(output.status.success(), "{}", said(&output));
+
+        let mut gatherer = Gatherer::new(
+            &Config::resolve(Written::example()).unwrap(),
+            node.archive.store.clone(),
+            node.archive.intake.clone(),
+        );
+        // The sender is gone before our side of the association has ended.
+        let begin = Instant::now();
+        let queued = loop {
+            let settled = Timestamp::now() + SignedDuration::from_secs(6);
+            match gatherer.step(settled).unwrap().queued.as_slice() {
+                [] => tokio::time::sleep(Duration::from_millis(20)).await,
+                queued => break queued[0],
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "{tool}: the series is not closed"
+            );
+        };
+        let job = node.archive.store.jobs(None, 9).unwrap().remove(0);
+        assert_eq!((job.id, job.instances), (queued, 1), "{tool}");
+        let kept = node.archive.store.job_instances(job.id).unwrap().remove(0).path;
+        assert!(outgoing(&kept).1 == outgoing(&sent).1, "{tool}: other bytes");
+        assert_same(&single, &kept, tool);
+
+        let (got, key) = (
+            tempfile::tempdir().unwrap(),
+            format!("SeriesInstanceUID={}", job.series.series_instance_uid),
+        );
+        let out = got.path().display().to_string();
+        let mut args = vec!["-S", "-aet", "ASKER", "-aec", "MEDLSAM", "+B", "-od", &out];
+        args.extend(["-k", "QueryRetrieveLevel=SERIES", "-k", &key, "127.0.0.1", &port]);
+        let output = asking::run(&getscu, &args).await;
+        assert!(output.status.success(), "{}", said(&output));
+        let got = data::files(got.path()).remove(0);
+        match *proposes {
+            "-xe" => assert!(outgoing(&got).1 == outgoing(&sent).1, "other bytes came back"),
+            _ => {
+                let worst = plain::judge(&python().unwrap(), EXPLICIT, &[(sent, got)]);
+                assert_eq!(worst.values().collect::<Vec<_>>(), [&0]);
+            }
+        }
+        node.stop().await;
+    }
 }

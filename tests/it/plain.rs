@@ -44,7 +44,7 @@ fn by_dcmtk(original: &Path, syntax: &str, out: &Path) -> Option<PathBuf> {
 }
 
 /// Has the judge compare originals with what was received; the largest difference of a pixel by transfer syntax.
-fn judge(python: &Path, syntax: &str, pairs: &[(PathBuf, PathBuf)]) -> BTreeMap<String, i64> {
+pub fn judge(python: &Path, syntax: &str, pairs: &[(PathBuf, PathBuf)]) -> BTreeMap<String, i64> {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(python);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judge/plain.py");

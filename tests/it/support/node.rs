@@ -1,10 +1,10 @@
 //! Our services with a real store behind them and no models: received objects and kept results, asked for over the wire.
 
 use crate::support::dataset::intake_options;
-use crate::support::shelf::{peer_entry, settings};
+use crate::support::shelf::{dial, peer_entry, settings};
 use medlsamd::archive::Archive;
 use medlsamd::config::{Dicom, Permission};
-use medlsamd::dicom::ae::{Address, AeTitle};
+use medlsamd::dicom::ae::AeTitle;
 use medlsamd::dicom::part10;
 use medlsamd::dicom::uid::Uid;
 use medlsamd::intake::{AssociationId, Claim, Intake};
@@ -14,7 +14,6 @@ use medlsamd::scp::{Settings, report_commitments, serve};
 use medlsamd::store::Store;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -140,17 +139,12 @@ const ALL: &[Permission] = &[
 impl Node {
     /// `targets` as `AETITLE@host:port`.
     pub async fn start(targets: &[String]) -> Self {
+        Self::start_with(targets.iter().map(|text| dial("MEDLSAM", text)).collect()).await
+    }
+
+    pub async fn start_with(targets: Vec<Dial>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let archive = open(folder.path());
-        let ae_title = AeTitle::parse("MEDLSAM").unwrap();
-        let target = |text: &String| Dial {
-            calling_ae: ae_title.clone(),
-            address: text.parse::<Address>().unwrap(),
-            connect_timeout: Duration::from_secs(5),
-            timeout: Duration::from_secs(20),
-            tls: None,
-        };
-        let targets: Vec<Dial> = targets.iter().map(target).collect();
         let reporting = report_commitments(archive.clone(), targets.clone(), std::future::pending());
         let peers = vec![
             peer_entry("ASKER", "127.0.0.1", ASKS),

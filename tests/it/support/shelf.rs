@@ -120,7 +120,7 @@ pub fn peer_entry(ae_title: &str, host: &str, may: &[Permission]) -> Peer {
         ae_title: ae_title.into(),
         host: host.into(),
         may: may.to_vec(),
-        port: 0,
+        ..Peer::default()
     }
 }
 
