@@ -62,7 +62,9 @@ impl PeerTls {
     pub fn new(certificates: Option<&Arc<Tls>>, name: &str, host: &str) -> Self {
         Self {
             // Never in the clear for want of them.
-            certificates: certificates.cloned().expect("opened wherever anybody is called with tls"),
+            certificates: certificates
+                .cloned()
+                .expect("opened wherever anybody is called with tls"),
             name: if name.is_empty() { host } else { name }.to_owned(),
         }
     }
