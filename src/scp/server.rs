@@ -174,19 +174,27 @@ fn alone(association: impl Future<Output = ()>, mut cut_off: watch::Receiver<boo
 async fn drain(mut tasks: JoinSet<()>, stop: &watch::Sender<bool>, cut_off: &watch::Sender<bool>) {
     stop.send_replace(true);
     info!(associations = tasks.len(), "no longer accepting associations");
-    let finish = async {
-        while let Some(ended) = tasks.join_next().await {
-            report(ended);
-        }
-    };
-    if timeout(GRACE, finish).await.is_err() {
-        warn!(
+    if timeout(GRACE, all_ended(&mut tasks)).await.is_ok() {
+        return;
+    }
+    warn!(
+        associations = tasks.len(),
+        grace_s = GRACE.as_secs(),
+        "cut off associations that did not end"
+    );
+    cut_off.send_replace(true);
+    // Each ends at its next wait. One that hangs in the file system has none, and must not keep the daemon from stopping.
+    if timeout(GRACE, all_ended(&mut tasks)).await.is_err() {
+        error!(
             associations = tasks.len(),
-            grace_s = GRACE.as_secs(),
-            "cut off associations that did not end"
+            "associations hang in the file system and end with the process"
         );
-        cut_off.send_replace(true);
-        tasks.shutdown().await;
+    }
+}
+
+async fn all_ended(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        report(ended);
     }
 }
 

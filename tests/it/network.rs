@@ -450,6 +450,20 @@ async fn a_release_is_granted_only_when_the_intake_has_closed() {
 }
 
 #[tokio::test]
+async fn stopping_cuts_off_who_never_ends_a_message() {
+    let (log, server) = (Log::capture(), Server::start(|_| {}).await);
+    let mut peer = Rude::associate(server.address).await;
+    let whole = message(CT_CONTEXT, &store("1.2.3"), &[7; 60]);
+    peer.send(&whole[..whole.len() - 10]).await;
+    server.shelf.until(|c| c.begun == 1).await;
+    let shelf = server.shelf.clone();
+    server.stop().await;
+    log.must_warn(&["cut off associations that did not end"]);
+    assert_eq!(shelf.with(|c| (c.stored.len(), c.closed.len())), (0, 1));
+    assert!(peer.hear().await.is_none());
+}
+
+#[tokio::test]
 async fn stopping_finishes_the_message_under_way_and_aborts_the_idle() {
     let server = Server::start(|_| {}).await;
     server.shelf.with(|c| c.pause = Duration::from_millis(300));

@@ -15,14 +15,6 @@ use dicom::dictionary_std::tags;
 /// [`ResultError::Overlap`] when two masks claim the same voxels.
 pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     common::check_masks(source)?;
-    if let Some(overlap) = voxels::overlap(source) {
-        let [first, second] = overlap.masks.map(|n| source.masks[n].structure.name);
-        return Err(ResultError::Overlap {
-            first,
-            second,
-            voxels: overlap.voxels,
-        });
-    }
     let encoding = Encoding {
         kind: common::Kind {
             name: "labelmap",
@@ -59,7 +51,7 @@ pub fn write(source: &Source<'_>) -> Result<ResultObject, ResultError> {
     } else {
         append_native(&mut begun.part10, &mut labels, &frames)?;
     }
-    labels.check()?;
+    labels.check(source)?;
     Ok(seg::finish(begun, source, &encoding))
 }
 
@@ -123,14 +115,23 @@ impl<'a> Labels<'a> {
             .collect()
     }
 
-    fn check(&self) -> Result<(), ResultError> {
-        if self.painted != self.voxels {
-            let (voxels, painted) = (self.voxels, self.painted);
-            return Err(ResultError::Content(format!(
-                "{voxels} voxels became {painted} labels of Pixel Data"
-            )));
+    /// Where each voxel became a label of its own, no two masks claimed the same one.
+    fn check(&self, source: &Source<'_>) -> Result<(), ResultError> {
+        let (voxels, painted) = (self.voxels, self.painted);
+        if painted == voxels {
+            return Ok(());
         }
-        Ok(())
+        Err(match voxels::overlap(source) {
+            Some(overlap) => {
+                let [first, second] = overlap.masks.map(|n| source.masks[n].structure.name);
+                ResultError::Overlap {
+                    first,
+                    second,
+                    voxels: overlap.voxels,
+                }
+            }
+            None => ResultError::Content(format!("{voxels} voxels became {painted} labels of Pixel Data")),
+        })
     }
 }
 
