@@ -25,7 +25,7 @@ evaluate: setup ## measure localisation and outlines: labelled cases, templates 
 	  --leave-one-out models/medlam/templates --presence models/medlam/templates/make/presence.json --ct-dir $(DATA)/ct3mm
 
 SOAK_FUZZ_S ?= 1800
-soak: setup ## the daemon's memory over 100,000 received images (an hour, more or less; needs DATA, see models/README.md), then SOAK_FUZZ_S seconds of fuzzing for each target
+soak: setup ## the daemon's memory over 100,000 received images (5 minutes or more; needs DATA, see models/README.md), then SOAK_FUZZ_S seconds of fuzzing for each of four targets
 	$(CARGO) build --release --bins --benches
 	benches/reception.py --slice $(DATA)/dicom/crlm_1006.zip --soak 100000
 	$(MAKE) --no-print-directory fuzz FUZZ_S=$(SOAK_FUZZ_S)

@@ -29,20 +29,22 @@
 //! The order of the modules below is the order of the layers: a module may name only those above it in this list
 //! (`tests/it/layers.rs` holds us to it). Read them in this order.
 //!
-//! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10, objects in plain encodings),
-//!   [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us), [`table`].
+//! - **Values**: [`geometry`] (patient and voxel space), [`dicom`] (UIDs, AE titles, status codes, headers, Part 10,
+//!   objects in plain encodings), [`structure`] (the anatomy table), [`progress`], [`failpoint`] (where tests kill us),
+//!   [`table`].
 //! - **The pure middle**: [`series`], [`volume`], [`nifti`], [`inference`] (ONNX Runtime and the models), [`mask`],
-//!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates), [`segment`]
-//!   (MedSAM), [`plausible`] (left is left), [`results`] (one file per kind), [`proof`] (read back before it is kept),
-//!   [`pipeline`] (the story in six steps), [`evaluate`] (against truth), [`query`] (what is asked and what answers), [`commitment`]. No clock, socket, database or async here.
-//! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no hospital
-//!   logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only SQL), [`intake`] (bytes → durable instance),
-//!   [`lesson`] (what is taught over DICOM), [`gather`] (when a series is whole), [`watch`] (drop folders), [`archive`] (what others may
-//!   ask for).
-//! - **Edges**: [`scp`] (what we answer), [`web`] (the same over HTTP), [`engines`] (the resident models), [`sample`], [`process`] (files in, files out),
-//!   [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get from an
-//!   archive), [`daemon`] (the only place that knows everyone), [`exit`],
-//!   [`terminal`], [`check`], [`demo`], [`conformance`] (the statement, from the tables), [`cli`].
+//!   [`labels`] (RTSTRUCT and SEG of others, and a second eye on ours), [`localise`] (MedLAM), [`teach`] (templates),
+//!   [`segment`] (MedSAM), [`plausible`] (left is left), [`results`] (one file per kind), [`proof`] (read back before it is
+//!   kept), [`pipeline`] (the story in six steps), [`evaluate`] (against truth), [`query`] (what is asked and what
+//!   answers), [`commitment`]. No clock, socket, database or async here.
+//! - **Decisions and memory**: [`config`], [`protocol`] (which series is whose), [`net`] (upper layer and DIMSE, no
+//!   hospital logic), [`job`] (the state machine, one pure function), [`dispatch`] (what goes to whom), [`store`] (the only
+//!   SQL), [`intake`] (bytes → durable instance), [`lesson`] (what is taught over DICOM), [`gather`] (when a series is
+//!   whole), [`watch`] (drop folders), [`archive`] (what others may ask for).
+//! - **Edges**: [`scp`] (what we answer), [`web`] (the same over HTTP), [`engines`] (the resident models), [`sample`],
+//!   [`process`] (files in, files out), [`worker`] (the compute lane), [`delivery`] (what we send), [`fetch`] (what we get
+//!   from an archive), [`daemon`] (the only place that knows everyone), [`exit`], [`terminal`], [`check`], [`demo`],
+//!   [`conformance`] (the statement, from the tables), [`cli`].
 //!
 //! # What never happens
 //!
