@@ -336,7 +336,10 @@ def main():
     parser.add_argument("--soak", type=int, default=0, metavar="N")
     args = parser.parse_args()
     args.slice = unpacked(os.path.abspath(args.slice))
-    kinds = [kind for kind in RECEIVERS if not args.only or kind.name.split()[-1] in args.only.split(",")]
+    unknown = set(filter(None, args.only.split(","))) - {kind.name for kind in RECEIVERS}
+    if unknown:
+        parser.error(f"no receiver is called {', '.join(unknown)}")
+    kinds = [kind for kind in RECEIVERS if not args.only or kind.name in args.only.split(",")]
     if args.soak:
         soak(args)
     else:

@@ -49,7 +49,7 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The stored values, little endian. The error is a sentence.
+    /// The stored values, little endian, as many as the frame has. The error is a sentence.
     pub fn decode(&self) -> Result<Vec<u8>, String> {
         self.check_stream()?;
         let syntax = TransferSyntaxRegistry.get(self.transfer_syntax.as_str());
@@ -62,9 +62,19 @@ impl Frame<'_> {
         let mut stored = Vec::new();
         // Codecs index by what the stream claims: a damaged one may panic them.
         match catch_unwind(AssertUnwindSafe(|| decoder.decode_frame(self, 0, &mut stored))) {
-            Ok(Ok(())) => Ok(stored),
+            Ok(Ok(())) => self.checked(stored),
             Ok(Err(error)) => Err(format!("the pixels cannot be decoded: {error}")),
             Err(_) => Err("the pixels cannot be decoded: the stream is damaged".into()),
+        }
+    }
+
+    fn checked(&self, stored: Vec<u8>) -> Result<Vec<u8>, String> {
+        let wanted = self.rows * self.columns * usize::from(self.bits_allocated / 8);
+        match stored.len() {
+            there if there == wanted => Ok(stored),
+            there => Err(format!(
+                "decoding gave {there} bytes, but Rows × Columns ask for {wanted}"
+            )),
         }
     }
 

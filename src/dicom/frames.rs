@@ -166,6 +166,11 @@ fn of_frame(whole: &Instance, groups: &Groups<'_>, frame: usize) -> Result<Insta
     Ok(image)
 }
 
+/// The Extended Offset Table of an object, as [`divide`] wants it.
+pub fn extended_offsets<'a>(fields: &Fields<'a>) -> &'a [u8] {
+    fields.element(EXTENDED_OFFSET_TABLE).map_or(&[], |table| table.value)
+}
+
 /// The fragments of every frame of encapsulated Pixel Data whose value begins at `offset` (PS3.5 A.4). `extended` is the Extended
 /// Offset Table (7FE0,0001), empty where there is none.
 ///

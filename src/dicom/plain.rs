@@ -10,7 +10,7 @@ use crate::dicom::frames::{self, EXTENDED_OFFSET_TABLE};
 use crate::dicom::object::Object;
 use crate::dicom::part10::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::recode::{implicit_vr, little_endian};
-use crate::dicom::scan::{self, Element, Encoding, PIXEL_DATA, ScanError, Tag};
+use crate::dicom::scan::{self, Element, Encoding, PIXEL_DATA, Tag};
 use crate::dicom::uid::Uid;
 
 /// Decoded pixels of one object, 1 GiB: two thousand frames of 512² words. They are held in memory until they are sent.
@@ -59,14 +59,7 @@ pub fn data_set(file: &[u8], wanted: &Uid) -> Result<Vec<u8>, String> {
 }
 
 fn implicit(data: &[u8]) -> Result<Vec<u8>, String> {
-    implicit_vr(data).map_err(sentence)
-}
-
-fn sentence(error: ScanError) -> String {
-    match error {
-        ScanError::NeedMore => "it ends within an element".into(),
-        ScanError::Malformed(problem) => problem,
-    }
+    implicit_vr(data).map_err(|error| error.to_string())
 }
 
 /// From big to little endian.
@@ -78,7 +71,7 @@ fn turned(object: &Object<'_>) -> Result<Vec<u8>, String> {
     if in_bytes && fields.short(0x0028_0100).is_some_and(|bits| bits > 8) {
         return Err("its words of pixels are big endian, but do not say so (VR other than OW)".into());
     }
-    little_endian(&object.data_set).map_err(sentence)
+    little_endian(&object.data_set).map_err(|error| error.to_string())
 }
 
 fn decoded(object: &Object<'_>, explicit: bool) -> Result<Vec<u8>, String> {
@@ -101,7 +94,7 @@ fn decoded(object: &Object<'_>, explicit: bool) -> Result<Vec<u8>, String> {
         ));
     }
     Image::of(&fields, &object.transfer_syntax_uid)?.push(data, pixels.offset, &fields, explicit, &mut out)?;
-    let end = scan::end_of_fragments(data, pixels.offset).map_err(sentence)?;
+    let end = scan::end_of_fragments(data, pixels.offset).map_err(|error| error.to_string())?;
     let rest = elements_of(&data[end..]);
     match explicit {
         true => out.extend_from_slice(rest),
@@ -120,7 +113,7 @@ fn front(data: &[u8]) -> Result<Vec<u8>, String> {
         }
         at = end;
     });
-    scanned.map(|_| front).map_err(sentence)
+    scanned.map(|_| front).map_err(|error| error.to_string())
 }
 
 /// What begins with elements, without what follows them and is none: some writers pad the file.
@@ -205,10 +198,7 @@ impl<'a> Image<'a> {
                     MAX_PIXEL_BYTES >> 20
                 )
             })?;
-        let extended = fields
-            .element(EXTENDED_OFFSET_TABLE)
-            .map_or(&[][..], |table| table.value);
-        let streams = frames::divide(data, offset, self.frames, extended)?;
+        let streams = frames::divide(data, offset, self.frames, frames::extended_offsets(fields))?;
         let even = length.next_multiple_of(2);
         out.reserve_exact(12 + even + (data.len() - offset).min(1 << 16));
         out.extend_from_slice(&[0xE0, 0x7F, 0x10, 0]);
@@ -234,12 +224,6 @@ impl<'a> Image<'a> {
             stream,
         };
         let stored = frame.decode()?;
-        if stored.len() != self.frame_bytes() {
-            let (there, wanted) = (stored.len(), self.frame_bytes());
-            return Err(format!(
-                "decoding gave {there} bytes, but Rows × Columns ask for {wanted}"
-            ));
-        }
         let from = out.len();
         out.extend_from_slice(&stored);
         // A stream of no more bits than are stored knows nothing of those above, which native readers take for the sign.

@@ -59,11 +59,13 @@ impl Encoding {
 }
 
 /// Why a walk ended early.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScanError {
     /// The bytes end within an element: more of them may help.
+    #[error("it ends within an element")]
     NeedMore,
     /// No further bytes will help.
+    #[error("{0}")]
     Malformed(String),
 }
 

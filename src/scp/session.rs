@@ -312,14 +312,8 @@ impl<R: Receiver> Session<R> {
         }
     }
 
-    async fn echo(&self, dialogue: Dialogue<'_>) -> Result<(), End> {
-        skip(
-            dialogue.association,
-            dialogue.context,
-            dialogue.request,
-            self.max_bytes(),
-        )
-        .await?;
+    async fn echo(&self, mut dialogue: Dialogue<'_>) -> Result<(), End> {
+        dialogue.skip(self.max_bytes()).await?;
         debug!("echoed");
         dialogue.end(Status::SUCCESS, "").await
     }
@@ -327,17 +321,11 @@ impl<R: Receiver> Session<R> {
     /// Reads the data set to its end, so that the peer hears why it is refused.
     pub(in crate::scp) async fn refuse(
         &self,
-        dialogue: Dialogue<'_>,
+        mut dialogue: Dialogue<'_>,
         status: Status,
         comment: &str,
     ) -> Result<(), End> {
-        skip(
-            dialogue.association,
-            dialogue.context,
-            dialogue.request,
-            self.max_bytes(),
-        )
-        .await?;
+        dialogue.skip(self.max_bytes()).await?;
         dialogue.end(status, comment).await
     }
 
@@ -448,6 +436,12 @@ pub(in crate::scp) fn refuse(request: &Request, status: Status, comment: &str) -
     let (sop_class, instance) = (printable(&request.sop_class_uid), printable(instance));
     warn!(%status, cause = comment, operation = request.operation.name(), sop_class, instance, "refused request");
     request.answer(status, comment)
+}
+
+impl Dialogue<'_> {
+    async fn skip(&mut self, max_bytes: u64) -> Result<(), Broken> {
+        skip(self.association, self.context, self.request, max_bytes).await
+    }
 }
 
 /// Reads and throws away the data set of a request that is refused anyway.

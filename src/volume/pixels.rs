@@ -185,16 +185,7 @@ impl Source {
                 check(*declared, pixels.len() as u64)?;
                 Ok(Cow::Borrowed(&pixels[index * expected..][..expected]))
             }
-            Stored::Encapsulated(frames) => {
-                let stored = self.decode(instance, frames[index].clone())?;
-                if stored.len() != expected {
-                    return Err(format!(
-                        "decoding gave {} bytes, but Rows × Columns ask for {expected}",
-                        stored.len()
-                    ));
-                }
-                Ok(Cow::Owned(stored))
-            }
+            Stored::Encapsulated(frames) => self.decode(instance, frames[index].clone()).map(Cow::Owned),
         }
     }
 
