@@ -2,9 +2,9 @@
 //! are beside rt-utils. `cargo test --release -- --ignored --nocapture beside` prints the tables.
 
 use crate::labelmaps::many;
-use crate::results::{POSES, run, series_of, stack, text, with_source};
 use crate::support::data;
 use crate::support::peers::python;
+use crate::support::written::{POSES, run, series_of, stack, text, with_source};
 use medlsamd::mask::Mask;
 use medlsamd::results::style::{Holes, Style};
 use medlsamd::results::{self, dump};

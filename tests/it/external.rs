@@ -1,7 +1,7 @@
 //! Promise: the External contour is the skin of the patient, without table and clothes, on every real series.
 
-use crate::results::{POSES, mask, phantom, with_source};
 use crate::support::data;
+use crate::support::written::{POSES, mask, phantom, with_source};
 use dicom::dictionary_std::tags;
 use medlsamd::mask::Mask;
 use medlsamd::nifti;
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 fn read(name: &str) -> Option<(tempfile::TempDir, Volume)> {
     let ct = data::series(name)?;
-    let volume = volume::reconstruct(&crate::results::series_of(ct.path()), &Silent).expect("HU");
+    let volume = volume::reconstruct(&crate::support::written::series_of(ct.path()), &Silent).expect("HU");
     Some((ct, volume))
 }
 

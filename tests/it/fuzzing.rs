@@ -7,7 +7,7 @@ mod targets;
 use targets::Target;
 
 use crate::labelmaps::{disjoint, labelmap};
-use crate::results::{shapes, with_source};
+use crate::support::written::{shapes, with_source};
 use medlsamd::dicom::status::Status;
 use medlsamd::net::association::push_fragment;
 use medlsamd::net::dimse::{Operation, Request};

@@ -1,9 +1,9 @@
 //! Promise: a LABELMAP holds the same masks as the SEG, voxel for voxel, for readers that share no code with us; masks that
 //! overlap are refused and never thinned.
 
-use crate::results::{POSES, complaints, phantom, run, series_of, shapes, stack, text, with_source};
 use crate::support::data;
 use crate::support::peers::{peer, python};
+use crate::support::written::{POSES, complaints, phantom, run, series_of, shapes, stack, text, with_source};
 use medlsamd::mask::Mask;
 use medlsamd::results::style::Style;
 use medlsamd::results::{self, ResultError, ResultObject, dump};
@@ -76,7 +76,7 @@ fn compare(python: &Path, ct: &Path, object: &Path, masks: &Path, folder: &Path)
     eprint!("{}", text(&output.stdout));
     let Some(dciodvfy) = peer("dciodvfy") else { return };
     let theirs = complaints(&dciodvfy, &theirs);
-    let source = complaints(&dciodvfy, &crate::results::files(ct)[0]);
+    let source = complaints(&dciodvfy, &crate::support::written::files(ct)[0]);
     let known = |line: &String| theirs.contains(line) || source.contains(line);
     let ours = complaints(&dciodvfy, object);
     let new: Vec<_> = ours.iter().filter(|line| !known(line)).collect();

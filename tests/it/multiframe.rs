@@ -1,13 +1,13 @@
 //! Promise: a multi-frame CT is the same series as its single frames: the same volume, the same places in the results.
 
 use crate::plain;
-use crate::results::{Case, run, series_of, text};
 use crate::support::asking::{self, said};
 use crate::support::data;
 use crate::support::dataset::intake_options;
 use crate::support::network::outgoing;
 use crate::support::node::{EXPLICIT, Node};
 use crate::support::peers::{peer, python};
+use crate::support::written::{Case, run, series_of, text};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use medlsamd::config::{Config, Written};

@@ -1,10 +1,10 @@
 //! Promise: a patient's name leaves as it came, byte for byte with its character set, in every object and back out of a PACS.
 
 use crate::reports::judged;
-use crate::results::{POSES, files, identity, phantom, run, series_of, shapes, text, write_all};
 use crate::support::daemon::free_port;
 use crate::support::orthanc::Orthanc;
 use crate::support::peers::{peer, python};
+use crate::support::written::{POSES, files, identity, phantom, run, series_of, shapes, text, write_all};
 use medlsamd::dicom::fields::Fields;
 use medlsamd::dicom::object::Object;
 use medlsamd::dicom::recode::implicit_vr;

@@ -1,7 +1,7 @@
 //! Promise: an object that would put a structure elsewhere than it was outlined is never kept.
 
 use crate::labelmaps::{disjoint, labelmap};
-use crate::results::{POSES, Pose, phantom, series_of, shapes, write_all};
+use crate::support::written::{POSES, Pose, phantom, series_of, shapes, write_all};
 use medlsamd::proof::{self, Proof, ProofError};
 use medlsamd::results::style::Style;
 use medlsamd::results::{self, ResultObject};

@@ -1,9 +1,9 @@
 //! Promise: what is said in words, numbers and pictures is read by others as it was meant, and nobody waits in vain.
 
 use crate::labelmaps::{disjoint, labelmap};
-use crate::results::{self as written, Case, POSES, files, identity, phantom, run, series_of, shapes, text};
 use crate::support::data;
 use crate::support::peers::{peer, python};
+use crate::support::written::{self, Case, POSES, files, identity, phantom, run, series_of, shapes, text};
 use medlsamd::dicom::header::Instance;
 use medlsamd::mask::Mask;
 use medlsamd::results::notice::{self, Notice};

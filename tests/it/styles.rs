@@ -1,8 +1,8 @@
 //! Promise: whatever style a receiver asks for, its RTSTRUCT holds the same voxels, within the limits it named.
 
-use crate::results::{POSES, complaints, phantom, run, series_of, shapes, text, with_source};
 use crate::support::data;
 use crate::support::peers::{peer, python};
+use crate::support::written::{POSES, complaints, phantom, run, series_of, shapes, text, with_source};
 use dicom::dictionary_std::tags;
 use dicom::object::{FileDicomObject, InMemDicomObject};
 use medlsamd::mask::Mask;

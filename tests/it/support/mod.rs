@@ -16,3 +16,4 @@ pub mod rude;
 pub mod shelf;
 pub mod source;
 pub mod stop;
+pub mod written;
